@@ -1,0 +1,12 @@
+//! tickhub: a low-latency real-time market data streaming hub.
+//!
+//! Data goes one way. A provider parses what a venue sends and hands it to ingest, the
+//! only door to the store of latest values; there each event is numbered, encoded once and
+//! published to the lanes of the fanout workers, which own their subscribers.
+
+pub mod model;
+
+pub mod shutdown;
+pub mod time;
+
+mod sync;

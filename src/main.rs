@@ -1,0 +1,2 @@
+//! tickhub
+fn main() {}
