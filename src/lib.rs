@@ -4,9 +4,12 @@
 //! only door to the store of latest values; there each event is numbered, encoded once and
 //! published to the lanes of the fanout workers, which own their subscribers.
 
+pub mod limits;
 pub mod model;
 
 pub mod shutdown;
 pub mod time;
+
+pub mod store;
 
 mod sync;
