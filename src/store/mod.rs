@@ -164,6 +164,8 @@ pub struct Store {
     directory: DashMap<InstrumentId, InstrumentKey>,
     feeds: [OnceLock<Feed>; FEEDS_MAX],
     budget: Budget,
+    /// Interest that every new instrument begins with, by stream kind.
+    initial_interest: [u64; StreamKind::COUNT],
     /// Serializes the appearance of instruments and feeds; never taken on the hot path.
     growing: std::sync::Mutex<()>,
 }
@@ -172,7 +174,19 @@ impl Store {
     /// An empty store whose resume rings may take `ring_bytes_max` in all.
     #[must_use]
     pub fn new(ring_bytes_max: usize) -> Arc<Self> {
+        Self::with_interest(ring_bytes_max, &[], 0)
+    }
+
+    /// A store whose instruments begin with the interest of `workers` (one bit each) in `kinds`:
+    /// for a reader that wants everything from the first event on.
+    #[must_use]
+    pub fn with_interest(ring_bytes_max: usize, kinds: &[StreamKind], workers: u64) -> Arc<Self> {
+        let mut initial_interest = [0; StreamKind::COUNT];
+        for kind in kinds {
+            initial_interest[kind.index()] = workers;
+        }
         Arc::new(Self {
+            initial_interest,
             shards: Shards::new(INSTRUMENTS_MAX),
             len: AtomicU64::new(0),
             directory: DashMap::new(),
@@ -326,6 +340,7 @@ impl Store {
         }
         let id = definition.id.clone();
         if known.is_none() && cell.definition.set(definition).is_ok() {
+            cell.begin_interest(&self.initial_interest);
             self.len.store(u64::from(key.0) + 1, Ordering::Release);
             self.directory.insert(id, key);
         }

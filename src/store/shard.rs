@@ -58,6 +58,12 @@ impl Cell {
         fence(Ordering::SeqCst);
     }
 
+    pub(super) fn begin_interest(&self, masks: &[u64; StreamKind::COUNT]) {
+        for (interest, mask) in self.interest.iter().zip(masks) {
+            interest.fetch_or(*mask, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn unwant(&self, kind: StreamKind, worker: usize) {
         self.interest[kind.index()].fetch_and(!(1 << worker), Ordering::Relaxed);
     }
