@@ -9,6 +9,7 @@ pub mod ingest;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod wire;
 
 pub mod shutdown;
 pub mod time;
