@@ -9,12 +9,9 @@ pub mod ingest;
 pub mod limits;
 pub mod metrics;
 pub mod model;
-pub mod wire;
-
 pub mod shutdown;
+pub mod store;
 pub mod time;
 pub mod wire;
-
-pub mod store;
 
 mod sync;

@@ -159,7 +159,10 @@ struct Shared {
 pub fn lane(events_max: usize, wake: Arc<Wake>, dropped: Counter) -> (LaneWriter, LaneReader) {
     let (producer, consumer) = RingBuffer::new(events_max);
     let shared = Arc::new(Shared::default());
-    (LaneWriter { events: producer, shared: Arc::clone(&shared), wake, dropped }, LaneReader { events: consumer, shared })
+    (
+        LaneWriter { events: producer, shared: Arc::clone(&shared), wake, dropped },
+        LaneReader { events: consumer, shared },
+    )
 }
 
 impl LaneWriter {

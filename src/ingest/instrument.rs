@@ -9,8 +9,8 @@ use super::publisher::{Publisher, Stage};
 use crate::fanout::{BookUpdate, Event, Standing, Update};
 use crate::metrics::Counter;
 use crate::model::{
-    BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats, StreamId, StreamKind, Ticker, Trade,
-    UnixNanos,
+    BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats, StreamId, StreamKind,
+    Ticker, Trade, UnixNanos,
 };
 use crate::store::{BookChange, Stamp, Writer};
 use crate::wire::{Format, Frame, Head, Payload};
@@ -301,9 +301,9 @@ impl Core {
                 StreamKind::Quote => self
                     .last_quote_received
                     .map(|r| self.encode(seq, self.quote.ts_event, r, true, &Payload::Quote(&self.quote))),
-                StreamKind::Trade => self
-                    .last_trade
-                    .map(|(r, trade)| self.encode(seq, trade.ts_event, r, true, &Payload::Trade(&trade))),
+                StreamKind::Trade => {
+                    self.last_trade.map(|(r, trade)| self.encode(seq, trade.ts_event, r, true, &Payload::Trade(&trade)))
+                }
                 StreamKind::Ticker => (self.ticker != Ticker::default())
                     .then(|| self.encode(seq, self.ticker.ts_event, received, true, &Payload::Ticker(&self.ticker))),
                 StreamKind::Book(_) => None,
@@ -364,8 +364,7 @@ impl Core {
                     return;
                 }
                 let seq = self.writer.sequence(kind) + 1;
-                let change =
-                    BookChange { received: self.book_received.wall, ts_event: self.book_ts, bids, asks };
+                let change = BookChange { received: self.book_received.wall, ts_event: self.book_ts, bids, asks };
                 self.writer.book(kind, seq, &change);
                 self.writer.publish();
                 let interest = self.writer.interest(kind);
@@ -396,8 +395,7 @@ impl Core {
     /// Sends `self.changes` as an event of the book stream.
     fn send_book(&self, depth: Depth, interest: u64, queued: u64, seq: u64, standing: Standing, full: bool) {
         let (bids, asks) = &self.changes;
-        let frame =
-            self.encode(seq, self.book_ts, self.book_received, full, &Payload::Book { depth, bids, asks });
+        let frame = self.encode(seq, self.book_ts, self.book_received, full, &Payload::Book { depth, bids, asks });
         let update = Arc::new(BookUpdate {
             full,
             ts_event: self.book_ts,

@@ -213,11 +213,7 @@ impl Feed {
     ///
     /// # Errors
     /// [`ClaimError`] where another has it, or there is no room.
-    pub fn claim_with(
-        &self,
-        definition: InstrumentDefinition,
-        quotes: QuoteSource,
-    ) -> Result<Instrument, ClaimError> {
+    pub fn claim_with(&self, definition: InstrumentDefinition, quotes: QuoteSource) -> Result<Instrument, ClaimError> {
         let ingest = &self.inner.ingest.inner;
         let id = definition.id.clone();
         let (writer, new) = ingest.publisher.store.claim(definition, self.inner.index)?;

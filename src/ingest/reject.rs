@@ -76,8 +76,7 @@ impl Reject {
 #[must_use]
 pub fn sanitized(text: &[u8]) -> String {
     let cut = &text[..text.len().min(LOG_TEXT_BYTES_MAX)];
-    let mut out: String =
-        cut.iter().map(|b| if (0x20..0x7f).contains(b) { char::from(*b) } else { '?' }).collect();
+    let mut out: String = cut.iter().map(|b| if (0x20..0x7f).contains(b) { char::from(*b) } else { '?' }).collect();
     if text.len() > cut.len() {
         out.push_str("...");
     }

@@ -194,7 +194,10 @@ mod tests {
     #[test]
     fn names_follow_the_grammar() {
         for (name, kind, help) in ALL {
-            assert!(name.starts_with("tickhub_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.starts_with("tickhub_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
             assert!(*kind != Kind::Histogram || name.ends_with("_seconds"), "{name}");
             assert!(!help.is_empty() && !help.ends_with('.'), "{name}");

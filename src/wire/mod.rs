@@ -73,6 +73,14 @@ impl Format {
         self as usize
     }
 
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+        }
+    }
+
     /// Its WebSocket subprotocol.
     #[must_use]
     pub const fn subprotocol(self) -> &'static str {
