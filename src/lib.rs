@@ -8,5 +8,6 @@ pub mod model;
 
 pub mod shutdown;
 pub mod time;
+pub mod transport;
 
 mod sync;
