@@ -1,7 +1,9 @@
 //! Frames written by hand, and what the reader makes of them.
 
 mod chunking;
+mod credentials;
 mod frames;
+mod upgrade;
 mod violations;
 
 use std::ops::ControlFlow;
