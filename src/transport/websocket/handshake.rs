@@ -151,8 +151,8 @@ pub fn judge_handshake<B>(request: &Request<B>) -> Result<Offer, Refusal> {
     let Subprotocols { echo, bearer } = judge_subprotocols(headers)?;
     let Query { token, subscription } = judge_query(request.uri().query().unwrap_or_default())?;
     let credential = from_header
-        .or(bearer.map(Credential::Subprotocol))
-        .or(token.map(Credential::Query))
+        .or_else(|| bearer.map(Credential::Subprotocol))
+        .or_else(|| token.map(Credential::Query))
         .unwrap_or(Credential::None);
     Ok(Offer { credential, subprotocol: echo, subscription, accept })
 }

@@ -35,7 +35,7 @@ fn judge_replacing(name: &str, values: &[&str]) -> Result<Offer, Refusal> {
 }
 
 #[track_caller]
-pub(super) fn assert_bad<'a>(judged: Result<Offer, Refusal>, names: &'a str) {
+pub(super) fn assert_bad(judged: Result<Offer, Refusal>, names: &str) {
     let refusal = judged.expect_err(names);
     assert_eq!(refusal.status(), StatusCode::BAD_REQUEST, "{refusal}");
     assert!(refusal.to_string().contains(names), "{refusal:?} should name {names}");
