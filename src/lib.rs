@@ -12,6 +12,7 @@ pub mod model;
 pub mod shutdown;
 pub mod store;
 pub mod time;
+pub mod transport;
 pub mod wire;
 
 mod sync;
