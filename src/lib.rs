@@ -4,8 +4,10 @@
 //! only door to the store of latest values; there each event is numbered, encoded once and
 //! published to the lanes of the fanout workers, which own their subscribers.
 
+pub mod auth;
 pub mod model;
 
+pub mod settings;
 pub mod shutdown;
 pub mod time;
 
