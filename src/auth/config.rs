@@ -121,7 +121,7 @@ pub struct ApiKeyConfig {
     pub id: String,
     /// The salted hash of it.
     #[serde(skip_serializing)]
-    pub hash: String,
+    pub hash: SecretString,
     /// Whose it is: the subject of its sessions.
     pub owner: String,
     /// Its role.
@@ -352,7 +352,7 @@ impl AuthConfig {
                 let reason = "is not a time in UTC; write it as \"2030-12-31T00:00:00Z\"";
                 faults.push(Fault::new(format!("{path}.expires"), text, reason));
             }
-            let hash = match ApiKeyHash::parse(&key.hash) {
+            let hash = match ApiKeyHash::parse(key.hash.expose_secret()) {
                 Ok(hash) => hash,
                 Err(error) => {
                     faults.push(Fault::hidden(format!("{path}.hash"), error.to_string()));

@@ -163,3 +163,121 @@ pub fn check_listen(config: &AuthConfig, addresses: &[SocketAddr]) -> Result<(),
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{ApiKeyConfig, Authenticator, KeyConfig, new_api_key};
+    use crate::model::UnixNanos;
+    use std::os::unix::fs::symlink;
+
+    fn hub(key: &DevelopmentKey) -> Authenticator {
+        Authenticator::new(&AuthConfig::default(), Some(key)).expect("no faults")
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_readable_by_its_owner_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("deep/state");
+        let first = DevelopmentKey::open(&state).expect("made");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&state), mode(&state.join(FILE_NAME))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&state).expect("reads").count(), 1, "no draft stays behind");
+
+        let now = UnixNanos(1_700_000_000_000_000_000);
+        let token = hub(&first).sign(&DevelopmentKey::token_request(), now).expect("signs");
+        let again = DevelopmentKey::open(&state).expect("read");
+        assert!(hub(&again).token(&token, now).expect("the same key").is_admin());
+
+        let other = DevelopmentKey::open(&dir.path().join("other")).expect("made");
+        assert!(hub(&other).token(&token, now).is_err(), "each state directory has its own");
+        assert!(!format!("{first:?}").contains(&URL_SAFE_NO_PAD.encode(first.secret())));
+    }
+
+    #[test]
+    fn two_hubs_that_start_at_once_share_one_key() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let start = std::sync::Barrier::new(8);
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let open = || {
+                start.wait();
+                DevelopmentKey::open(dir.path()).expect("opens").secret().to_vec()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("joins")).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+
+    #[test]
+    fn a_file_that_is_no_secret_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
+        let refused = || DevelopmentKey::open(dir.path()).expect_err("refused");
+        DevelopmentKey::open(dir.path()).expect("made");
+        for mode in [0o644, 0o640, 0o602] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            assert!(matches!(refused(), KeyFileError::Open(_)), "{mode:o}");
+        }
+        assert!(refused().to_string().contains("delete it"));
+
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(&path, &elsewhere).expect("renames");
+        symlink(&elsewhere, &path).expect("links");
+        assert!(matches!(refused(), KeyFileError::NotRegular(_)));
+        fs::remove_file(&path).expect("removes");
+        fs::create_dir(&path).expect("makes");
+        assert!(matches!(refused(), KeyFileError::NotRegular(_)));
+        fs::remove_dir(&path).expect("removes");
+
+        for content in ["", "short", &"A".repeat(500)] {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).expect("opens");
+            file.write_all(content.as_bytes()).expect("writes");
+            assert!(matches!(refused(), KeyFileError::Content(_)), "{content}");
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("set");
+        assert!(matches!(refused(), KeyFileError::OpenDirectory(_)));
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("writes");
+        let error = DevelopmentKey::open(&file.join("state")).expect_err("refused").to_string();
+        assert!(error.contains("state") && error.contains("making the state directory"), "{error}");
+    }
+
+    #[test]
+    fn without_keys_only_loopback_is_served() {
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().expect("valid")).collect::<Vec<SocketAddr>>();
+        let development = AuthConfig::default();
+        let loopback = addresses(&["127.0.0.1:0", "127.8.8.8:1", "[::1]:8080", "[::ffff:127.0.0.1]:1"]);
+        assert_eq!(check_listen(&development, &loopback), Ok(()));
+        for open in ["0.0.0.0:8080", "[::]:8080", "192.168.0.1:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1"] {
+            let refused = check_listen(&development, &addresses(&["127.0.0.1:0", open])).expect_err(open);
+            assert_eq!(refused.address, open.parse().expect("valid"));
+            assert!(refused.to_string().contains("auth.keys"), "{refused}");
+        }
+        let key = KeyConfig { kid: "k".into(), alg: Default::default(), secret: None, secret_file: None };
+        let keyed = AuthConfig { keys: vec![key], ..AuthConfig::default() };
+        assert_eq!(check_listen(&keyed, &addresses(&["0.0.0.0:8080"])), Ok(()));
+        let api_key = ApiKeyConfig {
+            id: "a".into(),
+            hash: new_api_key("a").expect("valid id").hash.to_string().into(),
+            owner: "o".into(),
+            role: "viewer".into(),
+            expires: None,
+            disabled: false,
+        };
+        let keyed = AuthConfig { api_keys: vec![api_key], ..AuthConfig::default() };
+        assert_eq!(check_listen(&keyed, &addresses(&["0.0.0.0:8080"])), Ok(()));
+        // A development key that lies about is not used where keys are configured.
+        let dir = tempfile::tempdir().expect("a directory");
+        let key = DevelopmentKey::open(dir.path()).expect("made");
+        let hub = Authenticator::new(&keyed, Some(&key)).expect("no faults");
+        assert!(hub.sign(&DevelopmentKey::token_request(), UnixNanos(0)).is_err());
+    }
+}

@@ -10,6 +10,8 @@ mod config;
 mod development;
 mod error;
 mod grant;
+#[cfg(test)]
+mod tests;
 
 pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
 pub use authenticator::{Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
