@@ -5,10 +5,15 @@
 //! published to the lanes of the fanout workers, which own their subscribers.
 
 pub mod auth;
+pub mod fanout;
+pub mod ingest;
+pub mod limits;
+pub mod metrics;
 pub mod model;
-
 pub mod settings;
 pub mod shutdown;
+pub mod store;
 pub mod time;
+pub mod wire;
 
 mod sync;

@@ -86,7 +86,7 @@ fn claims_narrow_the_role() {
     assert_eq!(grant.symbols(), [Pattern::parse("SIM:A*").expect("valid")]);
     assert!(grant.allows(&id("SIM:AAA")) && !grant.allows(&id("SIM:B")));
     assert_eq!(grant.channels(), [Channel::Quote].into_iter().collect());
-    assert_eq!(grant.max_rate().map(u32::from), Some(5));
+    assert_eq!(grant.max_rate(), Some(5));
     assert_eq!(grant.depth(), Depth::Ten, "0 is the deepest: it cannot deepen a viewer");
     assert_eq!((grant.connections(), grant.subscriptions()), (2, 1_000));
 }
@@ -460,7 +460,7 @@ fn a_configured_role_changes_the_built_in_one_member_by_member() {
     let role = RoleConfig { max_rate: Some(20), ..RoleConfig::default() };
     let hub = authenticator(&AuthConfig { roles: [("viewer".into(), role)].into(), ..config() });
     let (_, viewer) = hub.roles().find(|(name, _)| *name == "viewer").expect("built in");
-    assert_eq!((viewer.max_rate().map(u32::from), viewer.depth()), (Some(20), Depth::Ten));
+    assert_eq!((viewer.max_rate(), viewer.depth()), (Some(20), Depth::Ten));
     let plain = authenticator(&config());
     let (_, viewer) = plain.roles().find(|(name, _)| *name == "viewer").expect("built in");
     assert!(Channel::ALL.into_iter().all(|channel| viewer.allows_every(channel)), "`every` is for every role");
