@@ -14,6 +14,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod store;
 pub mod time;
+pub mod transport;
 pub mod wire;
 
 mod sync;
