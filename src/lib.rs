@@ -5,6 +5,7 @@
 //! published to the lanes of the fanout workers, which own their subscribers.
 
 pub mod model;
+pub mod provider;
 
 pub mod shutdown;
 pub mod time;

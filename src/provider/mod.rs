@@ -1,0 +1,4 @@
+//! provider
+pub mod backoff;
+mod random;
+pub mod sim;

@@ -1,0 +1,4 @@
+//! sim
+pub mod config;
+pub mod market;
+pub mod schedule;
