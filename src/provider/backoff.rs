@@ -12,11 +12,11 @@ pub struct BackoffLimits {
     pub first: Duration,
     /// Ceiling of every wait: the doubling ends here.
     pub longest: Duration,
-    /// Failures in a row that open the circuit.
+    /// Failures in a row that open the breaker.
     pub failures_max: u32,
-    /// How long the circuit stays open.
+    /// How long the breaker stays open.
     pub open: Duration,
-    /// A run at least this long closes the circuit and forgets earlier failures.
+    /// A run at least this long closes the breaker and forgets earlier failures.
     pub healthy: Duration,
 }
 
@@ -27,7 +27,7 @@ pub struct Pause {
     pub wait: Duration,
     /// Failures in a row so far.
     pub failures: u32,
-    /// Whether the circuit is open meanwhile: the wait is not one of many but a long one, and
+    /// Whether the breaker is open meanwhile: the wait is not one of many but a long one, and
     /// the attempt behind it is a trial.
     pub open: bool,
 }
@@ -58,7 +58,7 @@ impl Backoff {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        // Once open, each failed trial opens the circuit again at once: the count stays above.
+        // Once open, each failed trial opens the breaker again at once: the count stays above.
         let open = self.failures >= self.limits.failures_max.max(1);
         let wait =
             if open { self.limits.open + self.jitter(self.limits.open / 10) } else { self.jitter(self.ceiling()) };
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_the_circuit_after_repeated_failures_and_again_after_a_failed_trial() {
+    fn opens_the_breaker_after_repeated_failures_and_again_after_a_failed_trial() {
         let mut backoff = Backoff::new(LIMITS, 1);
         for _ in 1..LIMITS.failures_max {
             assert!(!backoff.after_failure(Duration::from_secs(59), None).open);

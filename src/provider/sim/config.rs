@@ -5,13 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Most instruments of one simulated venue.
-pub const INSTRUMENTS_MAX: u32 = 100_000;
+pub(super) const INSTRUMENTS_MAX: u32 = 100_000;
 /// Most planned events a second.
-pub const RATE_MAX: u32 = 1_000_000;
+pub(super) const RATE_MAX: u32 = 1_000_000;
 /// Most faults in one schedule: it is read by people.
-pub const FAULTS_MAX: usize = 1_000;
+pub(super) const FAULTS_MAX: usize = 1_000;
 /// Longest burst: what a sweep through a whole book may cause.
-pub const BURST_EVENTS_MAX: u32 = 10_000;
+pub(super) const BURST_EVENTS_MAX: u32 = 10_000;
 
 /// Settings of the simulated venue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
