@@ -4,10 +4,15 @@
 //! only door to the store of latest values; there each event is numbered, encoded once and
 //! published to the lanes of the fanout workers, which own their subscribers.
 
+pub mod fanout;
+pub mod ingest;
+pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod provider;
-
 pub mod shutdown;
+pub mod store;
 pub mod time;
+pub mod wire;
 
 mod sync;

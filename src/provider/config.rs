@@ -40,6 +40,6 @@ impl ProviderConfig {
 pub fn build(config: &ProviderConfig) -> Result<Box<dyn Provider>, ProviderError> {
     config.check().map_err(ProviderError::Config)?;
     Ok(match config {
-        ProviderConfig::Sim(config) => Box::new(sim::Sim::new(config.clone())),
+        ProviderConfig::Sim(config) => Box::new(sim::Sim::new(config)),
     })
 }

@@ -4,12 +4,10 @@ use std::error::Error;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::ingest::sanitized;
+
 /// The cause of an error, kept whole.
 pub type Source = Box<dyn Error + Send + Sync>;
-
-/// Longest text of an error that reaches a subscriber or a log: venues put what they like into
-/// close reasons and error bodies.
-const CAUSE_BYTES_MAX: usize = 200;
 
 /// Why a provider stopped.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +106,8 @@ impl ProviderError {
         }
     }
 
-    /// The error and its sources in one line, printable and of bounded length.
+    /// The error and its sources in one line, printable and of bounded length: venues put what
+    /// they like into close reasons.
     #[must_use]
     pub fn cause(&self) -> String {
         let mut text = self.to_string();
@@ -118,19 +117,14 @@ impl ProviderError {
             let _ = write!(text, ": {error}");
             source = error.source();
         }
-        printable(&text, CAUSE_BYTES_MAX)
+        sanitized(text.as_bytes())
     }
-}
-
-/// `text` in printable ASCII, everything else replaced, cut at `bytes_max`.
-pub(crate) fn printable(text: &str, bytes_max: usize) -> String {
-    let safe = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    text.chars().take(bytes_max).map(safe).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LOG_TEXT_BYTES_MAX;
 
     #[test]
     fn tells_the_whole_cause_in_one_printable_line() {
@@ -142,7 +136,7 @@ mod tests {
         let error = ProviderError::Closed { code: Some(1008), reason, source: None };
         let cause = error.cause();
         assert!(cause.starts_with("connection closed with code 1008 (bye???[31mxxx"), "{cause}");
-        assert_eq!(cause.len(), CAUSE_BYTES_MAX);
+        assert!(cause.len() <= LOG_TEXT_BYTES_MAX + 3 && cause.ends_with("..."), "{cause}");
         let error = ProviderError::Closed { code: None, reason: String::new(), source: None };
         assert_eq!(error.cause(), "connection closed");
     }

@@ -11,6 +11,8 @@ mod config;
 mod error;
 mod pulse;
 mod random;
+#[cfg(test)]
+mod testing;
 
 use futures_util::future::LocalBoxFuture;
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::ingest::Feed;
 use crate::model::FeedState;
+use crate::time;
 
 /// Signs of life of all connections of a provider, and the state it believes its feed to be in.
 /// Shared between the provider and its supervisor, on one thread; cheap to clone.
@@ -58,7 +59,7 @@ impl Pulse {
     pub fn settle(&self, feed: &Feed, state: FeedState, cause: &str) {
         self.shared.settled.set(Some(state));
         if !self.shared.stale.get() {
-            feed.set_state(state, cause);
+            feed.set_state(state, cause, time::wall());
         }
     }
 

@@ -42,9 +42,7 @@ const CLAIMS_PER_TURN: usize = 256;
 const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// The simulated venue.
-#[derive(Debug)]
 pub struct Sim {
-    config: Config,
     market: Market,
     schedule: Schedule,
     faults: Faults,
@@ -94,16 +92,15 @@ impl Pace {
 impl Sim {
     /// A market that has not begun. `config` must have passed [`Config::check`].
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         Self {
-            market: Market::new(&config),
-            schedule: Schedule::new(&config),
-            faults: Faults::new(&config),
+            market: Market::new(config),
+            schedule: Schedule::new(config),
+            faults: Faults::new(config),
             instruments: Vec::new(),
             event: 0,
             losses: BTreeMap::new(),
             pulse: Pulse::default(),
-            config,
         }
     }
 
@@ -257,7 +254,7 @@ impl Sim {
                 for (index, instrument) in self.instruments.iter_mut().enumerate() {
                     let lost = self.losses.remove(&(index, StreamLost::Book));
                     if instrument.book_is_live() {
-                        instrument.book_lost(received, lost, "disconnected");
+                        instrument.book_lost(received, lost);
                     }
                 }
                 return Err(ProviderError::Closed { code: Some(1001), reason: "on demand".to_owned(), source: None });
@@ -290,7 +287,7 @@ impl Sim {
                 StreamLost::Quote => writer.lost(received, StreamKind::Quote, Some(events)),
                 StreamLost::Trade => writer.lost(received, StreamKind::Trade, Some(events)),
                 StreamLost::Book => {
-                    writer.book_lost(received, Some(events), "dropped");
+                    writer.book_lost(received, Some(events));
                     self.snapshot(received, instrument, None);
                 }
             }

@@ -293,6 +293,7 @@ impl Market {
         SimEvent { instrument, kind: SimKind::Book(change) }
     }
 
+    #[cfg(test)]
     /// The quote of an instrument as it is now.
     pub(crate) fn quote(&self, instrument: usize, ts: UnixNanos) -> Quote {
         self.listings[instrument].quote(ts)

@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::backoff::{Backoff, BackoffLimits, Pause};
-use super::error::printable;
 use super::{Provider, ProviderError, Pulse};
-use crate::ingest::Feed;
+use crate::ingest::{Feed, sanitized};
 use crate::metrics::{self, Counter, Gauge};
 use crate::model::FeedState;
 use crate::shutdown::Stop;
+use crate::time;
 
 /// How long a provider may take to end by itself when told to stop, before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-/// How often signs of life are compared. States are said at most this much late.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How often signs of life are compared, at the longest. States are said at most this much late.
+const WATCH_EVERY_MAX: Duration = Duration::from_millis(500);
 
 /// How every provider is supervised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,16 +34,16 @@ pub struct Config {
     pub backoff_max_ms: u64,
     /// Failures in a row that open the breaker: from then on only single trials are made.
     pub breaker_failures: u32,
-    /// Time between trials while the breaker is open, in s: long enough for a venue's ban for
+    /// Time between trials while the breaker is open, in ms: long enough for a venue's ban for
     /// connecting too often to pass.
-    pub breaker_open_s: u64,
-    /// A feed that has been live for this long, in s, starts afresh with no failures.
-    pub healthy_after_s: u64,
-    /// Silence of a connection after which its feed is `stale`, in s: longer than a venue's own
+    pub breaker_open_ms: u64,
+    /// A feed that has been live for this long, in ms, starts afresh with no failures.
+    pub healthy_after_ms: u64,
+    /// Silence of a connection after which its feed is `stale`, in ms: longer than a venue's own
     /// ping interval (20 s is common).
-    pub stale_after_s: u64,
-    /// Silence of a connection after which it is given up and made anew, in s.
-    pub reconnect_after_s: u64,
+    pub stale_after_ms: u64,
+    /// Silence of a connection after which it is given up and made anew, in ms.
+    pub reconnect_after_ms: u64,
 }
 
 impl Default for Config {
@@ -52,10 +52,10 @@ impl Default for Config {
             backoff_first_ms: 250,
             backoff_max_ms: 30_000,
             breaker_failures: 10,
-            breaker_open_s: 120,
-            healthy_after_s: 60,
-            stale_after_s: 30,
-            reconnect_after_s: 60,
+            breaker_open_ms: 120_000,
+            healthy_after_ms: 60_000,
+            stale_after_ms: 30_000,
+            reconnect_after_ms: 60_000,
         }
     }
 }
@@ -69,11 +69,11 @@ impl Config {
         if self.breaker_failures == 0 {
             return Err("breaker_failures: must be at least 1".to_owned());
         }
-        if self.stale_after_s == 0 {
-            return Err("stale_after_s: must be at least 1".to_owned());
+        if self.stale_after_ms == 0 {
+            return Err("stale_after_ms: must be at least 1".to_owned());
         }
-        if self.reconnect_after_s <= self.stale_after_s {
-            return Err("reconnect_after_s: must be above stale_after_s".to_owned());
+        if self.reconnect_after_ms <= self.stale_after_ms {
+            return Err("reconnect_after_ms: must be above stale_after_ms".to_owned());
         }
         Ok(())
     }
@@ -83,8 +83,8 @@ impl Config {
             first: Duration::from_millis(self.backoff_first_ms),
             longest: Duration::from_millis(self.backoff_max_ms),
             failures_max: self.breaker_failures,
-            open: Duration::from_secs(self.breaker_open_s),
-            healthy: Duration::from_secs(self.healthy_after_s),
+            open: Duration::from_millis(self.breaker_open_ms),
+            healthy: Duration::from_millis(self.healthy_after_ms),
         }
     }
 }
@@ -125,12 +125,12 @@ where
             Err(error) => Err(error),
         };
         if stop.is_stopped() {
-            feed.set_state(FeedState::Down, "stopped");
+            feed.set_state(FeedState::Down, "stopped", time::wall());
             return Ending::Stopped;
         }
         let error = match outcome {
             Ok(()) => {
-                feed.set_state(FeedState::Down, "finished");
+                feed.set_state(FeedState::Down, "finished", time::wall());
                 return Ending::Finished;
             }
             Err(error) => error,
@@ -139,7 +139,7 @@ where
         let cause = error.cause();
         if error.is_permanent() {
             tracing::error!(venue = feed.venue(), cause, "feed cannot run");
-            feed.set_state(FeedState::Down, &cause);
+            feed.set_state(FeedState::Down, &cause, time::wall());
             return Ending::Failed(error);
         }
         let pause = backoff.after_failure(healthy_for, error.retry_after());
@@ -154,7 +154,7 @@ where
         );
         let prefix =
             if pause.open { format!("breaker open after {} failures: ", pause.failures) } else { String::new() };
-        feed.set_state(FeedState::Down, &format!("{prefix}{cause}"));
+        feed.set_state(FeedState::Down, &format!("{prefix}{cause}"), time::wall());
         meters.waiting(Some(&pause));
         let stopped = stop.sleep(pause.wait).await;
         meters.waiting(None);
@@ -176,7 +176,7 @@ async fn run_watched(
     let mut watch = Watch::new(provider.pulse(), config);
     let run = AssertUnwindSafe(provider.run(feed, stop.clone())).catch_unwind();
     tokio::pin!(run);
-    let mut tick = tokio::time::interval(WATCH_EVERY);
+    let mut tick = tokio::time::interval(watch.every());
     let mut grace = None;
     loop {
         tokio::select! {
@@ -218,8 +218,13 @@ impl Watch {
         // What has no pulse cannot be watched: all of its run counts as healthy.
         let live_since = pulse.is_none().then(Instant::now);
         let (stale_after, reconnect_after) =
-            (Duration::from_secs(config.stale_after_s), Duration::from_secs(config.reconnect_after_s));
+            (Duration::from_millis(config.stale_after_ms), Duration::from_millis(config.reconnect_after_ms));
         Self { pulse, stale_after, reconnect_after, seen: Vec::new(), live_since }
+    }
+
+    /// How often to look: often enough that no bound is overstepped by much.
+    fn every(&self) -> Duration {
+        (self.stale_after / 8).clamp(Duration::from_millis(1), WATCH_EVERY_MAX)
     }
 
     fn healthy_for(&self, now: Instant) -> Duration {
@@ -237,7 +242,7 @@ impl Watch {
         let stale = silence >= self.stale_after;
         if stale && !pulse.is_overlaid() {
             pulse.overlay(true);
-            feed.set_state(FeedState::Stale, &ProviderError::Stale(silence).to_string());
+            feed.set_state(FeedState::Stale, &ProviderError::Stale(silence).to_string(), time::wall());
         } else if !stale && pulse.is_overlaid() {
             pulse.overlay(false);
             pulse.settle(feed, pulse.settled().unwrap_or(FeedState::Recovering), "signs of life again");
@@ -263,9 +268,8 @@ impl Watch {
 
 /// What a panic said, where it said text.
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    const TEXT_BYTES_MAX: usize = 120;
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    printable(text.unwrap_or("no text"), TEXT_BYTES_MAX)
+    sanitized(text.unwrap_or("no text").as_bytes())
 }
 
 struct Meters {
@@ -298,3 +302,6 @@ impl Meters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
