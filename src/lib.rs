@@ -10,6 +10,7 @@ pub mod ingest;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod provider;
 pub mod settings;
 pub mod shutdown;
 pub mod store;
