@@ -9,6 +9,7 @@ pub mod ingest;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod provider;
 pub mod shutdown;
 pub mod store;
 pub mod time;
