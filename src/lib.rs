@@ -13,6 +13,7 @@ pub mod provider;
 pub mod shutdown;
 pub mod store;
 pub mod time;
+pub mod transport;
 pub mod wire;
 
 mod sync;

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::book::{Book, BookFault, Window};
 use super::publisher::{Publisher, Stage};
 use crate::fanout::{BookUpdate, Event, Standing, Update};
 use crate::metrics::Counter;
 use crate::model::{
-    BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats, StreamId, StreamKind,
-    Ticker, Trade, UnixNanos,
+    Book, BookFault, BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats,
+    StreamId, StreamKind, Ticker, Trade, UnixNanos, Window,
 };
 use crate::store::{BookChange, Stamp, Writer};
 use crate::wire::{Format, Frame, Head, Payload};

@@ -3,7 +3,6 @@
 //! Everything here belongs to one feed thread and is neither `Send` nor locked. A provider gets a
 //! [`Feed`], claims its instruments on it, and tells each [`Instrument`] what the venue said.
 
-mod book;
 mod instrument;
 mod publisher;
 mod reject;
@@ -23,7 +22,7 @@ use crate::shutdown::Stop;
 use crate::store::{FeedStatus, Store};
 use crate::wire;
 
-pub use book::{BOOK_LEVELS_MAX, Book, BookFault, Window};
+pub use crate::model::BookFault;
 pub use instrument::{Instrument, QuoteSource};
 pub use reject::{Reject, sanitized};
 pub use standalone::{Standalone, standalone};

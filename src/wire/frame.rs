@@ -133,10 +133,11 @@ impl Default for Scratch {
 }
 
 /// Copies `bytes` into one allocation that holds its reference count too. A plain
-/// `Bytes::copy_from_slice` makes a second allocation when it is first cloned, which every frame
-/// is; beyond the last class that one is small beside the copy itself.
+/// `Bytes::copy_from_slice` makes a second one when it is first cloned, which every frame is;
+/// beyond the last class that one is small beside the copy itself.
 ///
-/// The classes fill allocations of 128 to 1,024 bytes, with 16 for the count and 2 for the length.
+/// The classes fill blocks of 128 to 1,024 bytes, of which 8 are the count, 2 the length, and 8 are
+/// left to the allocator's own word.
 fn shared(bytes: &[u8]) -> Bytes {
     match bytes.len() {
         0..=110 => inline::<110>(bytes),

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::model::{BookLevel, BookSide, Decimal, Depth};
+use super::{BookLevel, BookSide, Decimal, Depth};
 
 /// Levels a side at most: the largest known book of a venue stays below 60,000.
 pub const BOOK_LEVELS_MAX: usize = 200_000;
