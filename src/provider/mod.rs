@@ -15,6 +15,7 @@ mod config;
 mod decoder;
 mod error;
 mod json;
+mod net;
 mod pulse;
 mod random;
 mod symbology;
