@@ -1,25 +1,37 @@
 //! Venues: what they send, turned into events at the ingest door.
 //!
-//! The live half: a [`Provider`] connects to a venue and hands what it says to its feed; the
-//! [`supervisor`] keeps it running. Which providers there are stands once, in [`ProviderConfig`].
+//! A venue has two halves. Its [`Decoder`] is pure: bytes and a receive time in, calls on a
+//! [`Feed`](crate::ingest::Feed) out; the live connection, the replay of recordings and
+//! `tickhub normalize` all drive the same one. Its [`Provider`] does the I/O, and the
+//! [`supervisor`] keeps it running. A venue is added by writing a folder beside this file and one
+//! line in [`VENUES`] and [`ProviderConfig`].
 
+pub mod binance;
 pub mod sim;
 pub mod supervisor;
 
 mod backoff;
 mod config;
+mod decoder;
 mod error;
+mod json;
+mod net;
 mod pulse;
 mod random;
+mod symbology;
 #[cfg(test)]
 mod testing;
+mod venues;
 
 use futures_util::future::LocalBoxFuture;
 
 pub use backoff::{Backoff, BackoffLimits, Pause};
 pub use config::{ProviderConfig, build};
+pub use decoder::{BookState, Decoder, Heard, Options, RestRequest, WatchError};
 pub use error::{ProviderError, Source};
 pub use pulse::{Beat, Pulse};
+pub use symbology::{Authority, SUFFIXES_BINANCE, SUFFIXES_BINANCE_US, Symbology};
+pub use venues::{UnknownVenue, VENUES, VenueKind, venue_kind};
 
 use crate::ingest::Feed;
 use crate::shutdown::Stop;
