@@ -4,11 +4,15 @@
 use std::{
     collections::BTreeMap,
     ops::{AddAssign, Index, IndexMut, Sub},
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use hdrhistogram::Histogram;
+use rustc_hash::FxHashMap;
 
 /// Latencies above this are recorded as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -170,13 +174,21 @@ pub struct Shared {
     pub done: AtomicUsize,
     /// By thread.
     pub published: Vec<Published>,
+    /// The last number of each instrument that any client has, as of [`Phase::Frontier`].
+    pub frontier: Mutex<FxHashMap<Box<str>, u64>>,
 }
 
 impl Shared {
     /// For so many threads, at the beginning.
     pub fn new(threads: usize) -> Self {
         let published = (0..threads).map(|_| Published::default()).collect();
-        Self { phase: AtomicU8::new(0), tick: AtomicU32::new(0), done: AtomicUsize::new(0), published }
+        Self {
+            phase: AtomicU8::new(0),
+            tick: AtomicU32::new(0),
+            done: AtomicUsize::new(0),
+            published,
+            frontier: Mutex::default(),
+        }
     }
 
     /// Where the run is.
@@ -257,6 +269,8 @@ pub struct Outcome {
     pub turns: Histogram<u64>,
     /// CPU time of the thread in the window.
     pub cpu: Duration,
+    /// The share of the window that the busiest thread was running.
+    pub busiest: f64,
     /// Length of the window as the thread saw it.
     pub window: Duration,
     /// The first faults, described.
@@ -283,6 +297,7 @@ impl Default for Outcome {
             ready: histogram(),
             turns: histogram(),
             cpu: Duration::ZERO,
+            busiest: 0.0,
             window: Duration::ZERO,
             faults: Vec::new(),
             faults_by_name: Reasons::default(),
@@ -308,6 +323,7 @@ impl Outcome {
             mine.add(other).expect("all histograms have the same bounds");
         }
         self.cpu += other.cpu;
+        self.busiest = self.busiest.max(other.busiest);
         self.window = self.window.max(other.window);
         self.faults.extend(other.faults);
         self.faults.truncate(FAULTS_DESCRIBED_MAX);

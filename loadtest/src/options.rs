@@ -121,6 +121,16 @@ pub enum Overflow {
     Disconnect,
 }
 
+impl Overflow {
+    /// As the protocol writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gap => "gap",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
 /// How many instruments a client subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PerClient {

@@ -1,0 +1,622 @@
+//! The result: one object, written as JSON for programs and as text for people.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+use hdrhistogram::{Counter, Histogram};
+use serde::Serialize;
+
+use crate::{
+    hub_process::{Sample, Used},
+    measure::{Close, Count, Outcome, Totals},
+    options::{PerClient, Plan},
+};
+
+/// The version of the JSON object's form.
+const FORMAT: u32 = 1;
+/// A thread that runs for more than this share of the time is what was measured.
+const SATURATED_SHARE: f64 = 0.9;
+
+/// What the steering thread saw.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Instruments that clients could choose from (0 = the patterns themselves).
+    pub instruments: usize,
+    /// Clients that got subscribed.
+    pub ready: u64,
+    /// Clients that did not.
+    pub failed: u64,
+    /// From the first connection to the last subscription, seconds.
+    pub connect_s: f64,
+    /// Length of the measured window, seconds.
+    pub window_s: f64,
+    /// What was counted in it.
+    pub window: Totals,
+    /// What was counted in all.
+    pub totals: Totals,
+    /// CPU time of this process in the window, seconds.
+    pub own_cpu_s: f64,
+    /// What was seen of the hub's process.
+    pub hub: Option<HubFacts>,
+    /// Whether the user ended it early.
+    pub interrupted: bool,
+    /// What else has to be said.
+    pub notes: Vec<String>,
+}
+
+/// The hub's process at four moments.
+#[derive(Debug, Clone)]
+pub struct HubFacts {
+    /// Before the first connection.
+    pub before: Sample,
+    /// When all were subscribed.
+    pub idle: Sample,
+    /// At the end of the window.
+    pub after: Sample,
+    /// CPU time in the window.
+    pub used: Used,
+    /// Sessions open when the window began.
+    pub sessions: u64,
+}
+
+/// A distribution in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Spread {
+    count: u64,
+    mean: f64,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of<T: Counter>(histogram: &Histogram<T>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            count: histogram.len(),
+            mean: histogram.mean() / 1e3,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1e3,
+        }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p90, p99, p999, max] =
+            [self.p50, self.p90, self.p99, self.p999, self.max].map(|us| nanoseconds((us * 1e3) as u64));
+        write!(f, "p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p999}  max {max}")
+    }
+}
+
+/// One second of the window.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Second {
+    at_s: f64,
+    deliveries_per_s: f64,
+    bytes_per_s: f64,
+    latency_us: Spread,
+}
+
+impl Second {
+    /// Of what was counted in `interval` seconds up to `at`.
+    pub fn new(at: f64, interval: f64, delta: Totals, latency: &Histogram<u32>) -> Self {
+        Self {
+            at_s: at,
+            deliveries_per_s: delta[Count::Deliveries] as f64 / interval,
+            bytes_per_s: delta[Count::Bytes] as f64 / interval,
+            latency_us: Spread::of(latency),
+        }
+    }
+
+    /// For the progress bar.
+    pub fn line(&self, totals: Totals) -> String {
+        let ns = |us: f64| nanoseconds((us * 1e3) as u64);
+        format!(
+            "{}/s  {}B/s  p50 {}  p99 {}  gaps {}  closed {}  violations {}",
+            count(self.deliveries_per_s),
+            count(self.bytes_per_s),
+            ns(self.latency_us.p50),
+            ns(self.latency_us.p99),
+            totals[Count::Gaps] + totals[Count::SlowGaps],
+            totals[Count::Closed],
+            totals[Count::Violations],
+        )
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct OptionsPart {
+    url: String,
+    clients: usize,
+    symbols: Vec<String>,
+    /// `null` = all that the patterns match.
+    symbols_per_client: Option<usize>,
+    instruments: usize,
+    channel: String,
+    mode: &'static str,
+    max_rate: Option<u32>,
+    depth: Option<u32>,
+    duration_s: f64,
+    warmup_s: f64,
+    slow: f64,
+    slow_bytes_per_s: u64,
+    threads: usize,
+    seed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ConnectPart {
+    ready: u64,
+    failed: u64,
+    streams: u64,
+    seconds: f64,
+    rate_per_s: f64,
+    upgrade_us: Spread,
+    ready_us: Spread,
+    failures: BTreeMap<String, u64>,
+    rejected: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct WindowPart {
+    seconds: f64,
+    deliveries: u64,
+    deliveries_per_s: f64,
+    bytes: u64,
+    bytes_per_s: f64,
+    deliveries_per_read: f64,
+    snapshots: u64,
+    statuses: u64,
+    conflated: u64,
+    gaps: u64,
+    gap_numbers: u64,
+    values_checked: u64,
+    slow_path: u64,
+    clock_ahead: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SlowPart {
+    clients: u64,
+    deliveries: u64,
+    bytes: u64,
+    gaps: u64,
+    gap_numbers: u64,
+    closes: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct ViolationsPart {
+    total: u64,
+    by_name: BTreeMap<String, u64>,
+    described: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClientPart {
+    cpu_s: f64,
+    cpu_ns_per_delivery: f64,
+    busiest_thread: f64,
+    turn_us: Spread,
+    saturated: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct HubPart {
+    cpu_s: f64,
+    cpu_ns_per_delivery: Option<f64>,
+    cpu_exact: bool,
+    cpu_ns_per_delivery_by_thread: BTreeMap<String, f64>,
+    sessions: u64,
+    rss_before_bytes: u64,
+    rss_idle_bytes: u64,
+    rss_after_bytes: u64,
+    bytes_per_session: Option<f64>,
+}
+
+/// The result of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    format: u32,
+    tool: &'static str,
+    outcome: &'static str,
+    interrupted: bool,
+    options: OptionsPart,
+    connect: ConnectPart,
+    window: WindowPart,
+    latency_us: Spread,
+    gaps_by_cause: BTreeMap<String, u64>,
+    closes: BTreeMap<String, u64>,
+    slow: Option<SlowPart>,
+    violations: ViolationsPart,
+    client: ClientPart,
+    hub: Option<HubPart>,
+    seconds: Vec<Second>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Puts together what was seen.
+    pub fn new(plan: &Plan, facts: Facts, outcome: Outcome, seconds: Vec<Second>) -> Self {
+        let (window, totals) = (facts.window, facts.totals);
+        let per_second = |number: u64| number as f64 / facts.window_s.max(1e-9);
+        let delivered = window[Count::Deliveries] + window[Count::SlowDeliveries];
+        let rejected = outcome.rejected.by_text().clone();
+        let incomplete = facts.ready < plan.options.clients as u64 || !rejected.is_empty();
+        let verdict = match totals[Count::Violations] {
+            0 if incomplete => "incomplete",
+            0 => "ok",
+            _ => "violations",
+        };
+        let mut report = Self {
+            format: FORMAT,
+            tool: concat!("loadtest ", env!("CARGO_PKG_VERSION")),
+            outcome: verdict,
+            interrupted: facts.interrupted,
+            options: options_part(plan, facts.instruments),
+            connect: ConnectPart {
+                ready: facts.ready,
+                failed: facts.failed,
+                streams: outcome.streams,
+                seconds: facts.connect_s,
+                rate_per_s: facts.ready as f64 / facts.connect_s.max(1e-9),
+                upgrade_us: Spread::of(&outcome.upgrade),
+                ready_us: Spread::of(&outcome.ready),
+                failures: outcome.failures.by_text().clone(),
+                rejected,
+            },
+            window: WindowPart {
+                seconds: facts.window_s,
+                deliveries: window[Count::Deliveries],
+                deliveries_per_s: per_second(window[Count::Deliveries]),
+                bytes: window[Count::Bytes],
+                bytes_per_s: per_second(window[Count::Bytes]),
+                deliveries_per_read: window[Count::Deliveries] as f64 / window[Count::Reads].max(1) as f64,
+                snapshots: window[Count::Snapshots],
+                statuses: window[Count::Statuses],
+                conflated: window[Count::Conflated],
+                gaps: window[Count::Gaps],
+                gap_numbers: window[Count::GapNumbers],
+                values_checked: window[Count::ValuesChecked],
+                slow_path: window[Count::SlowPath],
+                clock_ahead: window[Count::ClockAhead],
+            },
+            latency_us: Spread::of(&outcome.latency),
+            gaps_by_cause: outcome.gaps.by_text().clone(),
+            closes: closes(&outcome, false),
+            slow: (plan.options.slow > 0.0).then(|| slow_part(plan, totals, &outcome)),
+            client: ClientPart {
+                cpu_s: facts.own_cpu_s,
+                cpu_ns_per_delivery: facts.own_cpu_s * 1e9 / delivered.max(1) as f64,
+                busiest_thread: outcome.busiest,
+                turn_us: Spread::of(&outcome.turns),
+                saturated: outcome.busiest > SATURATED_SHARE,
+            },
+            hub: facts.hub.map(|hub| hub_part(&hub, delivered)),
+            violations: ViolationsPart {
+                total: totals[Count::Violations],
+                by_name: outcome.faults_by_name.by_text().clone(),
+                described: outcome.faults,
+            },
+            seconds,
+            notes: facts.notes,
+        };
+        report.take_notes();
+        report
+    }
+
+    /// Whether the process may say that all went well.
+    pub fn is_sound(&self) -> bool {
+        self.outcome == "ok"
+    }
+
+    fn take_notes(&mut self) {
+        let mut note = |text: String| self.notes.push(text);
+        if self.client.saturated {
+            note(format!(
+                "THE CLIENT WAS SATURATED (its busiest thread ran {:.0} % of the time): latencies and rates are its \
+                 own; use more --threads or fewer --clients",
+                self.client.busiest_thread * 100.0
+            ));
+        }
+        let window = &self.window;
+        if window.deliveries == 0 && self.connect.ready > 0 {
+            note("nothing was delivered in the window".to_owned());
+        }
+        if window.clock_ahead > 0 {
+            note(format!("{} events carry an `rx` in the future: the clocks differ", window.clock_ahead));
+        }
+        if window.slow_path * 10 > window.deliveries.max(1) {
+            note(
+                "more than a tenth of the events are not in the documented member order, which costs the client".into(),
+            );
+        }
+        if self.hub.as_ref().is_some_and(|hub| !hub.cpu_exact) {
+            note("the hub's CPU time is counted in the kernel's ticks (10 ms as a rule)".to_owned());
+        }
+        let closed: u64 = self.closes.values().sum();
+        if closed > 0 {
+            note(format!("{closed} clients that were reading lost their connection"));
+        }
+    }
+
+    /// The report for people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        self.write_text(&mut out).expect("writing to a String cannot fail");
+        out
+    }
+
+    fn write_text(&self, out: &mut String) -> fmt::Result {
+        let options = &self.options;
+        writeln!(
+            out,
+            "\n{} clients on {} ({}, {}), {}",
+            options.clients,
+            options.channel,
+            options.mode,
+            options.symbols_per_client.map_or("all symbols".to_owned(), |count| format!("{count} symbols each")),
+            options.url
+        )?;
+        let connect = &self.connect;
+        writeln!(
+            out,
+            "connect      {} subscribed, {} failed in {:.2} s ({}/s), {} streams",
+            connect.ready,
+            connect.failed,
+            connect.seconds,
+            count(connect.rate_per_s),
+            connect.streams
+        )?;
+        writeln!(out, "  upgraded   {}", connect.upgrade_us)?;
+        writeln!(out, "  subscribed {}", connect.ready_us)?;
+        for (reason, times) in connect.failures.iter().chain(&connect.rejected) {
+            writeln!(out, "  failed     {times} × {reason}")?;
+        }
+        let window = &self.window;
+        let early = if self.interrupted { ", ended early" } else { "" };
+        writeln!(out, "measured     {:.2} s{early}", window.seconds)?;
+        writeln!(
+            out,
+            "deliveries   {} verified, {}/s, {}B/s, {:.1} a read, {} values checked",
+            window.deliveries,
+            count(window.deliveries_per_s),
+            count(window.bytes_per_s),
+            window.deliveries_per_read,
+            window.values_checked
+        )?;
+        writeln!(out, "latency      {}", self.latency_us)?;
+        writeln!(
+            out,
+            "losses       {} conflated, {} gaps naming {} numbers",
+            window.conflated, window.gaps, window.gap_numbers
+        )?;
+        self.write_ends(out)?;
+        self.write_cpu(out)?;
+        for note in &self.notes {
+            writeln!(out, "note         {note}")?;
+        }
+        writeln!(out, "violations   {} {}", self.violations.total, listed(&self.violations.by_name))?;
+        for described in &self.violations.described {
+            writeln!(out, "  {described}")?;
+        }
+        writeln!(out, "outcome      {}", self.outcome)
+    }
+
+    fn write_ends(&self, out: &mut String) -> fmt::Result {
+        if !self.gaps_by_cause.is_empty() {
+            writeln!(out, "gaps         {}", listed(&self.gaps_by_cause))?;
+        }
+        if !self.closes.is_empty() {
+            writeln!(out, "closes       {}", listed(&self.closes))?;
+        }
+        if let Some(slow) = &self.slow {
+            writeln!(
+                out,
+                "slow         {} clients: {} deliveries, {}B, {} gaps naming {} numbers, closes {}",
+                slow.clients,
+                slow.deliveries,
+                count(slow.bytes as f64),
+                slow.gaps,
+                slow.gap_numbers,
+                listed(&slow.closes)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_cpu(&self, out: &mut String) -> fmt::Result {
+        let client = &self.client;
+        writeln!(
+            out,
+            "client       {:.2} s CPU, {:.0} ns a delivery, busiest thread {:.0} %; turns {}",
+            client.cpu_s,
+            client.cpu_ns_per_delivery,
+            client.busiest_thread * 100.0,
+            client.turn_us
+        )?;
+        let Some(hub) = &self.hub else { return Ok(()) };
+        let per_delivery = hub.cpu_ns_per_delivery.map_or("-".to_owned(), |ns| format!("{ns:.0} ns"));
+        let shares: BTreeMap<String, u64> =
+            hub.cpu_ns_per_delivery_by_thread.iter().map(|(name, ns)| (name.clone(), *ns as u64)).collect();
+        writeln!(out, "hub          {:.2} s CPU, {per_delivery} a delivery {}", hub.cpu_s, listed(&shares))?;
+        writeln!(
+            out,
+            "hub memory   {}B before, {}B with {} sessions idle ({} a session), {}B at the end",
+            count(hub.rss_before_bytes as f64),
+            count(hub.rss_idle_bytes as f64),
+            hub.sessions,
+            hub.bytes_per_session.map_or("-".to_owned(), |bytes| format!("{bytes:.0} B")),
+            count(hub.rss_after_bytes as f64)
+        )
+    }
+}
+
+fn options_part(plan: &Plan, instruments: usize) -> OptionsPart {
+    let options = &plan.options;
+    OptionsPart {
+        url: format!("ws://{}{}", plan.target.host, plan.target.path.split('?').next().unwrap_or_default()),
+        clients: options.clients,
+        symbols: options.symbols.clone(),
+        symbols_per_client: match options.symbols_per_client {
+            PerClient::Count(count) => Some(count),
+            PerClient::All => None,
+        },
+        instruments,
+        channel: options.channel.clone(),
+        mode: options.mode.name(),
+        max_rate: options.max_rate,
+        depth: options.depth,
+        duration_s: options.duration.as_secs_f64(),
+        warmup_s: options.warmup.as_secs_f64(),
+        slow: options.slow,
+        slow_bytes_per_s: options.slow_rate.bytes_per_s,
+        threads: options.threads,
+        seed: options.seed,
+    }
+}
+
+fn slow_part(plan: &Plan, totals: Totals, outcome: &Outcome) -> SlowPart {
+    SlowPart {
+        clients: (plan.options.clients as f64 * plan.options.slow + 1e-9) as u64,
+        deliveries: totals[Count::SlowDeliveries],
+        bytes: totals[Count::SlowBytes],
+        gaps: totals[Count::SlowGaps],
+        gap_numbers: totals[Count::SlowGapNumbers],
+        closes: closes(outcome, true),
+    }
+}
+
+fn hub_part(hub: &HubFacts, delivered: u64) -> HubPart {
+    let per_delivery = |ns: u64| ns as f64 / delivered.max(1) as f64;
+    let grown = hub.idle.rss.saturating_sub(hub.before.rss) as f64;
+    HubPart {
+        cpu_s: hub.used.ns as f64 / 1e9,
+        cpu_ns_per_delivery: (delivered > 0).then(|| per_delivery(hub.used.ns)),
+        cpu_exact: hub.used.exact,
+        cpu_ns_per_delivery_by_thread: hub
+            .used
+            .by_thread
+            .iter()
+            .map(|(name, ns)| (name.clone(), per_delivery(*ns)))
+            .collect(),
+        sessions: hub.sessions,
+        rss_before_bytes: hub.before.rss,
+        rss_idle_bytes: hub.idle.rss,
+        rss_after_bytes: hub.after.rss,
+        bytes_per_session: (hub.sessions > 0).then(|| grown / hub.sessions as f64),
+    }
+}
+
+fn closes(outcome: &Outcome, slow: bool) -> BTreeMap<String, u64> {
+    let named = |(close, times): (&Close, &u64)| {
+        (close.slow == slow).then(|| (close.code.map_or("lost".to_owned(), |code| code.to_string()), *times))
+    };
+    outcome.closes.iter().filter_map(named).collect()
+}
+
+fn listed(counts: &BTreeMap<String, u64>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let items: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    format!("({})", items.join(", "))
+}
+
+/// A number with a unit prefix, as in `31.2 k`.
+pub fn count(number: f64) -> String {
+    match number {
+        n if n >= 1e9 => format!("{:.2} G", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
+        n if n >= 1e3 => format!("{:.1} k", n / 1e3),
+        n => format!("{n:.0} "),
+    }
+}
+
+/// A time in the unit that suits it.
+pub fn nanoseconds(ns: u64) -> String {
+    match ns {
+        0..1_000_000 => format!("{:.0} µs", ns as f64 / 1e3),
+        1_000_000..10_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
+        _ => format!("{:.2} s", ns as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{measure::Reasons, options::Options};
+
+    fn report(change: impl FnOnce(&mut Facts, &mut Outcome)) -> Report {
+        let arguments = ["loadtest", "--url", "ws://127.0.0.1:1/p?token=secret", "--token", "t", "--clients", "2"];
+        let plan = Options::try_parse_from(arguments).unwrap().plan().unwrap();
+        let mut facts = Facts { ready: 2, connect_s: 1.0, window_s: 10.0, ..Facts::default() };
+        facts.window[Count::Deliveries] = 1_000;
+        let mut outcome = Outcome::default();
+        (1..=100).for_each(|ms| outcome.latency.saturating_record(ms * 1_000_000));
+        change(&mut facts, &mut outcome);
+        Report::new(&plan, facts, outcome, Vec::new())
+    }
+
+    #[test]
+    fn a_clean_run_says_so_in_figures_that_add_up() {
+        let report = report(|_, _| {});
+        assert!(report.is_sound());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["window"]["deliveries_per_s"], 100.0);
+        let p99 = json["latency_us"]["p99"].as_f64().unwrap();
+        assert!((99_000.0..99_200.0).contains(&p99), "{p99}");
+        assert!(report.text().contains("p99 99.0"), "{}", report.text());
+        assert!(!json.to_string().contains("secret") && !report.text().contains("secret"), "no token is shown");
+    }
+
+    #[test]
+    fn one_violation_fails_a_run_and_is_described() {
+        let report = report(|facts, outcome| {
+            facts.totals[Count::Violations] = 1;
+            outcome.faults.push("hole: client 7, SIM:A: seq 5 where 4 had to come".into());
+        });
+        assert!(!report.is_sound());
+        assert!(report.text().contains("seq 5 where 4 had to come"));
+    }
+
+    #[test]
+    fn clients_that_never_subscribed_or_were_refused_make_it_incomplete() {
+        assert!(!report(|facts, _| facts.ready = 1).is_sound());
+        let mut refused = Reasons::default();
+        refused.count("not_entitled");
+        assert!(!report(|_, outcome| outcome.rejected = refused).is_sound());
+    }
+
+    #[test]
+    fn a_saturated_client_is_said_loudly() {
+        assert!(report(|_, outcome| outcome.busiest = 0.95).text().contains("SATURATED"));
+        assert!(!report(|_, outcome| outcome.busiest = 0.85).text().contains("SATURATED"));
+    }
+
+    #[test]
+    fn the_hubs_cost_is_per_delivery_and_per_session() {
+        let report = report(|facts, _| {
+            let sample = |rss| Sample { rss, ..Sample::default() };
+            let used = Used { ns: 5_000_000, exact: true, by_thread: vec![("worker".into(), 4_000_000)] };
+            let hub = HubFacts { before: sample(1_000), idle: sample(9_000), after: sample(9_500), used, sessions: 2 };
+            facts.hub = Some(hub);
+        });
+        let hub = &serde_json::to_value(&report).unwrap()["hub"];
+        assert_eq!((&hub["cpu_ns_per_delivery"], &hub["bytes_per_session"]), (&5_000.0.into(), &4_000.0.into()));
+        assert_eq!(hub["cpu_ns_per_delivery_by_thread"]["worker"], 4_000.0);
+    }
+}
