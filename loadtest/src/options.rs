@@ -13,7 +13,7 @@ use crate::target::Target;
 /// The exit code is 0 for a clean run, 1 if a guarantee was broken or not every client could subscribe, 2 if the run
 /// could not begin.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "loadtest", version)]
+#[command(name = "loadtest", version, args_override_self = true)]
 pub struct Options {
     /// Where subscribers connect, as `ws://host:port/api/v1/ws/prices`
     #[arg(long, required_unless_present = "ready_file")]

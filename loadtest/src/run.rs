@@ -118,7 +118,7 @@ impl Run {
         let clients = self.plan.options.clients as u64;
         let begun = clock::instant();
         self.progress.begin("connecting", clients);
-        let step = loop {
+        loop {
             let totals = self.shared.totals();
             let (ready, failed) = (totals[Count::Ready], totals[Count::Failed]);
             let took = (clock::instant() - begun).as_secs_f64();
@@ -132,17 +132,16 @@ impl Run {
             if rest(LOOK_EVERY).await == Step::Interrupted {
                 break Step::Interrupted;
             }
-        };
-        step
+        }
     }
 
     async fn measure(&mut self, before: Option<Sample>, idle: Option<Sample>) -> anyhow::Result<Step> {
         let length = self.plan.options.duration;
         let sessions = self.facts.ready - self.shared.totals()[Count::Closed].min(self.facts.ready);
-        self.shared.enter(Phase::Measure);
-        self.progress.begin("measuring", length.as_millis() as u64);
         // What was timed before does not belong to the first second.
         let _ = self.fetch_live().await;
+        self.shared.enter(Phase::Measure);
+        self.progress.begin("measuring", length.as_millis() as u64);
         let own_cpu = clock::process_cpu();
         let hub = self.plan.options.pid.map(Sample::take).transpose()?;
         let (begun, at_begin) = (clock::instant(), self.shared.totals());

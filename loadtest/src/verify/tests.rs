@@ -185,8 +185,6 @@ fn is_sound(accepted: u64, sent: &[Sent], book: bool) -> bool {
             return false;
         }
         (first, rest) = (seq + 1, tail);
-    } else if accepted > 0 && matches!(sent.first(), Some(Sent::Event { .. })) {
-        return false;
     } else if accepted > 0 && !sent.is_empty() {
         return false;
     }

@@ -1,13 +1,13 @@
 //! The result: one object, written as JSON for programs and as text for people.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+mod text;
+
+use std::collections::BTreeMap;
 
 use hdrhistogram::{Counter, Histogram};
 use serde::Serialize;
 
+pub use self::text::count;
 use crate::{
     hub_process::{Sample, Used},
     measure::{Close, Count, Outcome, Totals},
@@ -91,14 +91,6 @@ impl Spread {
     }
 }
 
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [p50, p90, p99, p999, max] =
-            [self.p50, self.p90, self.p99, self.p999, self.max].map(|us| nanoseconds((us * 1e3) as u64));
-        write!(f, "p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p999}  max {max}")
-    }
-}
-
 /// One second of the window.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Second {
@@ -117,21 +109,6 @@ impl Second {
             bytes_per_s: delta[Count::Bytes] as f64 / interval,
             latency_us: Spread::of(latency),
         }
-    }
-
-    /// For the progress bar.
-    pub fn line(&self, totals: Totals) -> String {
-        let ns = |us: f64| nanoseconds((us * 1e3) as u64);
-        format!(
-            "{}/s  {}B/s  p50 {}  p99 {}  gaps {}  closed {}  violations {}",
-            count(self.deliveries_per_s),
-            count(self.bytes_per_s),
-            ns(self.latency_us.p50),
-            ns(self.latency_us.p99),
-            totals[Count::Gaps] + totals[Count::SlowGaps],
-            totals[Count::Closed],
-            totals[Count::Violations],
-        )
     }
 }
 
@@ -350,117 +327,6 @@ impl Report {
             note(format!("{closed} clients that were reading lost their connection"));
         }
     }
-
-    /// The report for people.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        self.write_text(&mut out).expect("writing to a String cannot fail");
-        out
-    }
-
-    fn write_text(&self, out: &mut String) -> fmt::Result {
-        let options = &self.options;
-        writeln!(
-            out,
-            "\n{} clients on {} ({}, {}), {}",
-            options.clients,
-            options.channel,
-            options.mode,
-            options.symbols_per_client.map_or("all symbols".to_owned(), |count| format!("{count} symbols each")),
-            options.url
-        )?;
-        let connect = &self.connect;
-        writeln!(
-            out,
-            "connect      {} subscribed, {} failed in {:.2} s ({}/s), {} streams",
-            connect.ready,
-            connect.failed,
-            connect.seconds,
-            count(connect.rate_per_s),
-            connect.streams
-        )?;
-        writeln!(out, "  upgraded   {}", connect.upgrade_us)?;
-        writeln!(out, "  subscribed {}", connect.ready_us)?;
-        for (reason, times) in connect.failures.iter().chain(&connect.rejected) {
-            writeln!(out, "  failed     {times} × {reason}")?;
-        }
-        let window = &self.window;
-        let early = if self.interrupted { ", ended early" } else { "" };
-        writeln!(out, "measured     {:.2} s{early}", window.seconds)?;
-        writeln!(
-            out,
-            "deliveries   {} verified, {}/s, {}B/s, {:.1} a read, {} values checked",
-            window.deliveries,
-            count(window.deliveries_per_s),
-            count(window.bytes_per_s),
-            window.deliveries_per_read,
-            window.values_checked
-        )?;
-        writeln!(out, "latency      {}", self.latency_us)?;
-        writeln!(
-            out,
-            "losses       {} conflated, {} gaps naming {} numbers",
-            window.conflated, window.gaps, window.gap_numbers
-        )?;
-        self.write_ends(out)?;
-        self.write_cpu(out)?;
-        for note in &self.notes {
-            writeln!(out, "note         {note}")?;
-        }
-        writeln!(out, "violations   {} {}", self.violations.total, listed(&self.violations.by_name))?;
-        for described in &self.violations.described {
-            writeln!(out, "  {described}")?;
-        }
-        writeln!(out, "outcome      {}", self.outcome)
-    }
-
-    fn write_ends(&self, out: &mut String) -> fmt::Result {
-        if !self.gaps_by_cause.is_empty() {
-            writeln!(out, "gaps         {}", listed(&self.gaps_by_cause))?;
-        }
-        if !self.closes.is_empty() {
-            writeln!(out, "closes       {}", listed(&self.closes))?;
-        }
-        if let Some(slow) = &self.slow {
-            writeln!(
-                out,
-                "slow         {} clients: {} deliveries, {}B, {} gaps naming {} numbers, closes {}",
-                slow.clients,
-                slow.deliveries,
-                count(slow.bytes as f64),
-                slow.gaps,
-                slow.gap_numbers,
-                listed(&slow.closes)
-            )?;
-        }
-        Ok(())
-    }
-
-    fn write_cpu(&self, out: &mut String) -> fmt::Result {
-        let client = &self.client;
-        writeln!(
-            out,
-            "client       {:.2} s CPU, {:.0} ns a delivery, busiest thread {:.0} %; turns {}",
-            client.cpu_s,
-            client.cpu_ns_per_delivery,
-            client.busiest_thread * 100.0,
-            client.turn_us
-        )?;
-        let Some(hub) = &self.hub else { return Ok(()) };
-        let per_delivery = hub.cpu_ns_per_delivery.map_or("-".to_owned(), |ns| format!("{ns:.0} ns"));
-        let shares: BTreeMap<String, u64> =
-            hub.cpu_ns_per_delivery_by_thread.iter().map(|(name, ns)| (name.clone(), *ns as u64)).collect();
-        writeln!(out, "hub          {:.2} s CPU, {per_delivery} a delivery {}", hub.cpu_s, listed(&shares))?;
-        writeln!(
-            out,
-            "hub memory   {}B before, {}B with {} sessions idle ({} a session), {}B at the end",
-            count(hub.rss_before_bytes as f64),
-            count(hub.rss_idle_bytes as f64),
-            hub.sessions,
-            hub.bytes_per_session.map_or("-".to_owned(), |bytes| format!("{bytes:.0} B")),
-            count(hub.rss_after_bytes as f64)
-        )
-    }
 }
 
 fn options_part(plan: &Plan, instruments: usize) -> OptionsPart {
@@ -521,102 +387,10 @@ fn hub_part(hub: &HubFacts, delivered: u64) -> HubPart {
 
 fn closes(outcome: &Outcome, slow: bool) -> BTreeMap<String, u64> {
     let named = |(close, times): (&Close, &u64)| {
-        (close.slow == slow).then(|| (close.code.map_or("lost".to_owned(), |code| code.to_string()), *times))
+        (close.slow == slow).then(|| (close.code.map_or_else(|| "lost".to_owned(), |code| code.to_string()), *times))
     };
     outcome.closes.iter().filter_map(named).collect()
 }
 
-fn listed(counts: &BTreeMap<String, u64>) -> String {
-    if counts.is_empty() {
-        return String::new();
-    }
-    let items: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    format!("({})", items.join(", "))
-}
-
-/// A number with a unit prefix, as in `31.2 k`.
-pub fn count(number: f64) -> String {
-    match number {
-        n if n >= 1e9 => format!("{:.2} G", n / 1e9),
-        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
-        n if n >= 1e3 => format!("{:.1} k", n / 1e3),
-        n => format!("{n:.0} "),
-    }
-}
-
-/// A time in the unit that suits it.
-pub fn nanoseconds(ns: u64) -> String {
-    match ns {
-        0..1_000_000 => format!("{:.0} µs", ns as f64 / 1e3),
-        1_000_000..10_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
-        _ => format!("{:.2} s", ns as f64 / 1e9),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::{measure::Reasons, options::Options};
-
-    fn report(change: impl FnOnce(&mut Facts, &mut Outcome)) -> Report {
-        let arguments = ["loadtest", "--url", "ws://127.0.0.1:1/p?token=secret", "--token", "t", "--clients", "2"];
-        let plan = Options::try_parse_from(arguments).unwrap().plan().unwrap();
-        let mut facts = Facts { ready: 2, connect_s: 1.0, window_s: 10.0, ..Facts::default() };
-        facts.window[Count::Deliveries] = 1_000;
-        let mut outcome = Outcome::default();
-        (1..=100).for_each(|ms| outcome.latency.saturating_record(ms * 1_000_000));
-        change(&mut facts, &mut outcome);
-        Report::new(&plan, facts, outcome, Vec::new())
-    }
-
-    #[test]
-    fn a_clean_run_says_so_in_figures_that_add_up() {
-        let report = report(|_, _| {});
-        assert!(report.is_sound());
-        let json = serde_json::to_value(&report).unwrap();
-        assert_eq!(json["window"]["deliveries_per_s"], 100.0);
-        let p99 = json["latency_us"]["p99"].as_f64().unwrap();
-        assert!((99_000.0..99_200.0).contains(&p99), "{p99}");
-        assert!(report.text().contains("p99 99.0"), "{}", report.text());
-        assert!(!json.to_string().contains("secret") && !report.text().contains("secret"), "no token is shown");
-    }
-
-    #[test]
-    fn one_violation_fails_a_run_and_is_described() {
-        let report = report(|facts, outcome| {
-            facts.totals[Count::Violations] = 1;
-            outcome.faults.push("hole: client 7, SIM:A: seq 5 where 4 had to come".into());
-        });
-        assert!(!report.is_sound());
-        assert!(report.text().contains("seq 5 where 4 had to come"));
-    }
-
-    #[test]
-    fn clients_that_never_subscribed_or_were_refused_make_it_incomplete() {
-        assert!(!report(|facts, _| facts.ready = 1).is_sound());
-        let mut refused = Reasons::default();
-        refused.count("not_entitled");
-        assert!(!report(|_, outcome| outcome.rejected = refused).is_sound());
-    }
-
-    #[test]
-    fn a_saturated_client_is_said_loudly() {
-        assert!(report(|_, outcome| outcome.busiest = 0.95).text().contains("SATURATED"));
-        assert!(!report(|_, outcome| outcome.busiest = 0.85).text().contains("SATURATED"));
-    }
-
-    #[test]
-    fn the_hubs_cost_is_per_delivery_and_per_session() {
-        let report = report(|facts, _| {
-            let sample = |rss| Sample { rss, ..Sample::default() };
-            let used = Used { ns: 5_000_000, exact: true, by_thread: vec![("worker".into(), 4_000_000)] };
-            let hub = HubFacts { before: sample(1_000), idle: sample(9_000), after: sample(9_500), used, sessions: 2 };
-            facts.hub = Some(hub);
-        });
-        let hub = &serde_json::to_value(&report).unwrap()["hub"];
-        assert_eq!((&hub["cpu_ns_per_delivery"], &hub["bytes_per_session"]), (&5_000.0.into(), &4_000.0.into()));
-        assert_eq!(hub["cpu_ns_per_delivery_by_thread"]["worker"], 4_000.0);
-    }
-}
+mod tests;
