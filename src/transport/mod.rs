@@ -1,0 +1,3 @@
+//! How subscribers reach the hub: one folder for each transport.
+
+pub mod websocket;
