@@ -1,6 +1,8 @@
 //! The harness as its users run it, against a hub that breaks one guarantee on order: it must notice every one, and
 //! accuse nobody who kept them all.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake_hub;
 
 use std::process::{Command, Output};

@@ -38,7 +38,7 @@ impl Report {
     pub fn text(&self) -> String {
         let mut out = String::new();
         self.write_text(&mut out).expect("writing to a String cannot fail");
-        out
+        out.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
     }
 
     fn write_text(&self, out: &mut String) -> fmt::Result {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -167,7 +167,7 @@ async fn command(stream: &mut (impl AsyncRead + Unpin)) -> Option<Value> {
 }
 
 fn event(sym: &str, seq: u64, snap: bool) -> String {
-    let rx = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let rx = loadtest::clock::wall_ns();
     let snap = if snap { r#","snap":true"# } else { "" };
     format!(
         r#"{{"ch":"quote","sym":"{sym}","seq":{seq},"ts":"{rx}","rx":"{rx}"{snap},"bid":"1.50","bid_sz":"2","ask":"1.51","ask_sz":"3"}}"#
@@ -251,7 +251,7 @@ async fn publish(stream: &mut OwnedWriteHalf, symbols: &[String], seq: u64, deed
                 last = seq + 2;
             }
             Deed::LoseTail if seq >= deed_at => {}
-            Deed::Conflate if seq % 3 != 0 => {}
+            Deed::Conflate if !seq.is_multiple_of(3) => {}
             Deed::Corrupt => text.extend(frame(1, event(sym, seq, false).trim_end_matches('}').as_bytes())),
             Deed::CorruptValue => {
                 text.extend(frame(1, event(sym, seq, false).replace("\"1.50\"", "\"15e-1\"").as_bytes()));
@@ -261,7 +261,7 @@ async fn publish(stream: &mut OwnedWriteHalf, symbols: &[String], seq: u64, deed
             Deed::Masked => text.extend([0x81, 0x80, 0, 0, 0, 0]),
             Deed::Close => text.extend(frame(8, &4005_u16.to_be_bytes())),
             Deed::Drop => return None,
-            Deed::Trickle if seq % 2 == 0 => {
+            Deed::Trickle if seq.is_multiple_of(2) => {
                 let whole = event(sym, seq, false);
                 let (head, tail) = whole.as_bytes().split_at(30);
                 let mut pieces = [frame(1, head), frame(9, b"ping"), frame(0, tail)];
