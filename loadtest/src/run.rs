@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use hdrhistogram::Histogram;
-use tokio::{signal, time};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time,
+};
 
 use crate::{
     clock, connect, discover,
@@ -45,6 +48,8 @@ struct Run {
     shared: Arc<Shared>,
     live: Receiver<LiveFigures>,
     progress: Progress,
+    /// Held for the whole run, so that no Ctrl-C falls between two waits.
+    interrupt: Signal,
     seconds: Vec<Second>,
     facts: Facts,
 }
@@ -59,6 +64,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     connect::raise_descriptor_limit(options.clients)?;
     let instruments = discover::instruments(&plan).await?;
     let before = options.pid.map(Sample::take).transpose()?;
+    let interrupt = signal(SignalKind::interrupt())?;
     let shared = Arc::new(Shared::new(options.threads));
     let (sender, live) = sync_channel(options.threads * LIVE_FIGURES_PER_THREAD);
     let mut threads = Vec::new();
@@ -69,7 +75,8 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     }
     let facts = Facts { instruments: instruments.len(), ..Facts::default() };
     let progress = Progress::new();
-    let mut run = Run { plan: plan.clone(), shared: shared.clone(), live, progress, seconds: Vec::new(), facts };
+    let mut run =
+        Run { plan: plan.clone(), shared: shared.clone(), live, progress, interrupt, seconds: Vec::new(), facts };
     // The threads have to be sent home whatever happens in between.
     let steered = run.steer(before).await;
     shared.enter(Phase::Close);
@@ -96,13 +103,13 @@ impl Run {
         }
         self.shared.enter(Phase::Settle);
         self.progress.begin("settling", 1);
-        if rest(self.plan.options.settle).await == Step::Interrupted {
+        if self.rest(self.plan.options.settle).await == Step::Interrupted {
             return Ok(Step::Interrupted);
         }
         let idle = self.plan.options.pid.map(Sample::take).transpose()?;
         self.shared.enter(Phase::Warmup);
         self.progress.begin("warming up", 1);
-        if rest(self.plan.options.warmup).await == Step::Interrupted {
+        if self.rest(self.plan.options.warmup).await == Step::Interrupted {
             return Ok(Step::Interrupted);
         }
         let step = self.measure(before, idle).await?;
@@ -129,7 +136,7 @@ impl Run {
             if ready + failed >= clients {
                 break Step::Done;
             }
-            if rest(LOOK_EVERY).await == Step::Interrupted {
+            if self.rest(LOOK_EVERY).await == Step::Interrupted {
                 break Step::Interrupted;
             }
         }
@@ -180,9 +187,17 @@ impl Run {
             if passed >= length {
                 return Step::Done;
             }
-            if rest(LOOK_EVERY.min(length - passed)).await == Step::Interrupted {
+            if self.rest(LOOK_EVERY.min(length - passed)).await == Step::Interrupted {
                 return Step::Interrupted;
             }
+        }
+    }
+
+    /// Sleeps, unless the user has had enough.
+    async fn rest(&mut self, length: Duration) -> Step {
+        tokio::select! {
+            () = time::sleep(length) => Step::Done,
+            _ = self.interrupt.recv() => Step::Interrupted,
         }
     }
 
@@ -197,21 +212,13 @@ impl Run {
         sum
     }
 
-    async fn wait_for_threads(&self, longest: Duration) {
+    async fn wait_for_threads(&mut self, longest: Duration) {
         let begun = clock::instant();
         while self.shared.done.load(Ordering::Acquire) < self.plan.options.threads && clock::instant() - begun < longest
         {
-            if rest(LOOK_EVERY).await == Step::Interrupted {
+            if self.rest(LOOK_EVERY).await == Step::Interrupted {
                 return;
             }
         }
-    }
-}
-
-/// Sleeps, unless the user has had enough.
-async fn rest(length: Duration) -> Step {
-    tokio::select! {
-        () = time::sleep(length) => Step::Done,
-        _ = signal::ctrl_c() => Step::Interrupted,
     }
 }

@@ -5,7 +5,10 @@
 
 mod fake_hub;
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
 
 use fake_hub::{Deed, FakeHub, TOKEN};
 use serde_json::Value;
@@ -172,4 +175,25 @@ fn what_cannot_begin_says_why() {
         assert_eq!(run.exit, 2, "{arguments:?}: {}", run.text());
         assert!(run.text().contains(reason), "{arguments:?}: {}", run.text());
     }
+}
+
+#[test]
+fn an_interrupt_ends_the_window_early_with_a_report() {
+    let hub = FakeHub::start(Deed::Nothing);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address), "--token", TOKEN, "--duration", "1h"])
+        .args(["--settle", "0s", "--warmup", "0s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(progress.any(|line| line.unwrap().contains("measuring")));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    progress.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("ended early"), "{text}");
 }
