@@ -11,6 +11,7 @@ pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod provider;
+pub mod session;
 pub mod settings;
 pub mod shutdown;
 pub mod store;

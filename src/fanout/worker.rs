@@ -237,6 +237,12 @@ impl Fanout {
         self.sessions.get(session as usize).is_none_or(|sub| sub.flags & CLOSING != 0 && sub.outbox.is_empty())
     }
 
+    /// Whether the session was ended because its outbox was full.
+    #[must_use]
+    pub fn overflow_closed(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_some_and(|sub| sub.flags & CLOSING != 0)
+    }
+
     /// Whether the session's socket failed.
     #[must_use]
     pub fn is_failed(&self, session: SessionId) -> bool {
