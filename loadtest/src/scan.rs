@@ -144,9 +144,8 @@ impl Scanner {
         }
     }
 
-    /// `{"ch":…,"sym":…[,"depth":…],"seq":…,"ts":…,"rx":…[,"snap":true]…}` without white space or escapes up to
-    /// there; `None` for everything else. What follows is not looked at but for a snapshot flag in a later place,
-    /// which is left to the slow path.
+    /// `{"ch":…,"sym":…[,"depth":…],"seq":…,"ts":…,"rx":……}` without white space or escapes up to there, the snapshot
+    /// flag next or last; `None` for everything else. The rest is searched for that flag and not looked at otherwise.
     #[inline]
     fn documented_order<'a>(&self, text: &'a [u8]) -> Option<Event<'a>> {
         let rest = text.strip_prefix(b"{\"ch\":\"")?;
@@ -163,16 +162,17 @@ impl Scanner {
         };
         let (rx, rest) = number(rest.strip_prefix(b",\"rx\":\"")?)?;
         let rest = rest.strip_prefix(b"\"")?;
-        let (snapshot, rest) = match rest.strip_prefix(b",\"snap\":true") {
-            Some(rest) => (true, rest),
-            None => (false, rest),
-        };
         if !matches!(rest.first(), Some(b',' | b'}')) || rest.last() != Some(&b'}') {
             return None;
         }
-        if !snapshot && self.snapshot_key.find(rest).is_some() {
-            return None;
-        }
+        // Quotes within strings are escaped, so the key cannot be part of one; but it may have another value, or
+        // stand in an object of its own, unless it is the first or the last member.
+        let snapshot = match self.snapshot_key.find(rest) {
+            None => false,
+            Some(1) if rest.starts_with(b",\"snap\":true,") => true,
+            Some(at) if rest[at - 1..] == *b",\"snap\":true}" => true,
+            Some(_) => return None,
+        };
         Some(Event { channel: Cow::Borrowed(channel), symbol: Cow::Borrowed(symbol), seq, rx: Some(rx), snapshot })
     }
 }
@@ -334,7 +334,12 @@ mod tests {
         let (near, fast) = event(r#"{"ch":"quote","sym":"S:A","seq":7,"ts":"1","rx":"22","snap":true,"bid":"1"}"#);
         assert!(fast && near.snapshot);
         let (far, fast) = event(r#"{"ch":"quote","sym":"S:A","seq":7,"ts":"1","rx":"22","bid":"1","snap":true}"#);
-        assert!(!fast && far.snapshot);
+        assert!(fast && far.snapshot);
+        let (amid, fast) =
+            event(r#"{"ch":"quote","sym":"S:A","seq":7,"ts":"1","rx":"22","bid":"1","snap":true,"x":"1"}"#);
+        assert!(!fast && amid.snapshot);
+        let (nested, fast) = event(r#"{"ch":"quote","sym":"S:A","seq":7,"ts":"1","rx":"22","x":{"y":1,"snap":true}}"#);
+        assert!(!fast && !nested.snapshot);
         let (denied, _) = event(r#"{"ch":"quote","sym":"S:A","seq":7,"ts":"1","rx":"22","snap":false,"bid":"1"}"#);
         assert!(!denied.snapshot);
     }
