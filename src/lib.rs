@@ -5,6 +5,8 @@
 //! published to the lanes of the fanout workers, which own their subscribers.
 
 pub mod auth;
+pub mod cli;
+pub mod config;
 pub mod fanout;
 pub mod ingest;
 pub mod limits;

@@ -1,8 +1,6 @@
 //! How much one session may ask, and how long it may be silent.
 
-use serde::{Deserialize, Serialize};
-
-use crate::settings::Span;
+use std::time::Duration;
 
 /// Faulty commands in a minute before the session is closed with 4500.
 pub(super) const BAD_MESSAGES_MAX: u32 = 10;
@@ -13,9 +11,8 @@ pub(super) const RATE_LIMITED_MAX: u32 = 10;
 /// The time in which they are counted.
 pub(super) const FAULT_WINDOW_NS: u64 = 60_000_000_000;
 
-/// Bounds and deadlines of one session; section `session` of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Bounds and deadlines of one session. The configuration sets them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     /// Longest client message, in bytes. Commands with a thousand symbols fit.
     pub message_bytes_max: usize,
@@ -26,15 +23,15 @@ pub struct SessionConfig {
     /// Sessions that one subject may have at a time; a role may allow fewer.
     pub connections_max: u32,
     /// Time for the first authentication before 4503.
-    pub authentication_timeout: Span,
+    pub authentication_timeout: Duration,
     /// How often the hub sends a ping.
-    pub ping_interval: Span,
+    pub ping_interval: Duration,
     /// Time without any sign of life before 4002.
-    pub idle_timeout: Span,
+    pub idle_timeout: Duration,
     /// Time in which a socket takes nothing while something waits before 4001.
-    pub write_stall_timeout: Span,
+    pub write_stall_timeout: Duration,
     /// Time that a close frame is tried for before the socket is reset.
-    pub close_timeout: Span,
+    pub close_timeout: Duration,
     /// Events that may wait for one session's full socket before its overflow policy applies.
     pub outbox_events_max: usize,
     /// Bytes of such events.
@@ -50,11 +47,11 @@ impl Default for SessionConfig {
             commands_per_second: 50,
             subscriptions_max: 10_000,
             connections_max: 100_000,
-            authentication_timeout: Span::seconds(5),
-            ping_interval: Span::seconds(15),
-            idle_timeout: Span::seconds(45),
-            write_stall_timeout: Span::seconds(20),
-            close_timeout: Span::seconds(2),
+            authentication_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(45),
+            write_stall_timeout: Duration::from_secs(20),
+            close_timeout: Duration::from_secs(2),
             outbox_events_max: 4096,
             outbox_bytes_max: 1024 * 1024,
             answer_bytes_max: 256 * 1024,

@@ -100,8 +100,8 @@ impl Session {
             bad: Faults::default(),
             limited: Faults::default(),
             seen: now.mono,
-            ping_due: now.mono + duration_ns(config.ping_interval.duration()),
-            auth_due: now.mono + duration_ns(config.authentication_timeout.duration()),
+            ping_due: now.mono + duration_ns(config.ping_interval),
+            auth_due: now.mono + duration_ns(config.authentication_timeout),
             expiry_due: u64::MAX,
             close_due: u64::MAX,
             closed: None,
@@ -359,7 +359,7 @@ impl Session {
         if self.closed.is_none() {
             fanout.end(self.id, code, reason, flush);
             self.closed = Some(code);
-            self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout.duration()));
+            self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout));
         }
     }
 
@@ -374,20 +374,20 @@ impl Session {
         }
         if fanout.overflow_closed(self.id) {
             self.closed = Some(CloseCode::SlowConsumer);
-            self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout.duration()));
+            self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout));
             return true;
         }
-        let stall = duration_ns(self.config.write_stall_timeout.duration());
+        let stall = duration_ns(self.config.write_stall_timeout);
         if fanout.blocked_since(self.id).is_some_and(|since| now.mono.saturating_sub(since) >= stall) {
             self.end(fanout, CloseCode::SlowConsumer, "nothing was read in time", now);
-        } else if now.mono.saturating_sub(self.seen) >= duration_ns(self.config.idle_timeout.duration()) {
+        } else if now.mono.saturating_sub(self.seen) >= duration_ns(self.config.idle_timeout) {
             self.end(fanout, CloseCode::HeartbeatTimeout, "no sign of life", now);
         } else if now.mono >= self.expiry_due {
             self.end_flushed(fanout, CloseCode::TokenExpired, "the token has expired", now);
         } else if !matches!(self.state, State::In { .. }) && now.mono >= self.auth_due {
             self.end_flushed(fanout, CloseCode::AuthTimeout, "no credential came in time", now);
         } else if now.mono >= self.ping_due {
-            self.ping_due = now.mono + duration_ns(self.config.ping_interval.duration());
+            self.ping_due = now.mono + duration_ns(self.config.ping_interval);
             // One that still waits says as much as another behind it.
             if !fanout.is_blocked(self.id) {
                 fanout.control(self.id, ping_frame(b""));
@@ -403,10 +403,10 @@ impl Session {
         if self.closed.is_some() {
             return self.close_due;
         }
-        let idle = self.seen + duration_ns(self.config.idle_timeout.duration());
+        let idle = self.seen + duration_ns(self.config.idle_timeout);
         let stall = fanout
             .blocked_since(self.id)
-            .map_or(u64::MAX, |since| since + duration_ns(self.config.write_stall_timeout.duration()));
+            .map_or(u64::MAX, |since| since + duration_ns(self.config.write_stall_timeout));
         let auth = if matches!(self.state, State::In { .. }) { u64::MAX } else { self.auth_due };
         idle.min(stall).min(auth).min(self.expiry_due).min(self.ping_due)
     }
