@@ -5,7 +5,7 @@ mod fake_venue;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake_venue::{FakeVenue, Market, Order, RestFault, Sides};
 use serde_json::Value;
@@ -14,7 +14,9 @@ use tickhub::ingest::{Standalone, standalone};
 use tickhub::model::{Decimal, Depth, StreamKind};
 use tickhub::provider::supervisor::{self, Ending, supervise};
 use tickhub::provider::{ProviderConfig, binance, build};
+use tickhub::settings::Span;
 use tickhub::shutdown::{Stopper, stop_signal};
+use tokio::time::Instant;
 
 const KINDS: [StreamKind; 3] = [StreamKind::Quote, StreamKind::Trade, StreamKind::Book(Depth::All)];
 
@@ -37,10 +39,10 @@ struct Hub {
 
 fn supervision() -> supervisor::Config {
     supervisor::Config {
-        backoff_first_ms: 20,
-        backoff_max_ms: 200,
-        stale_after_ms: 400,
-        reconnect_after_ms: 900,
+        backoff_first: Span::millis(20),
+        backoff_max: Span::millis(200),
+        stale_after: Span::millis(400),
+        reconnect_after: Span::millis(900),
         ..supervisor::Config::default()
     }
 }
@@ -338,7 +340,8 @@ async fn bad_snapshots_are_survived() {
     ] {
         let venue = FakeVenue::open(Market::walk(9, &["BTCUSDT"]), 1).await;
         venue.rest_fault("/api/v3/depth", fault.clone());
-        let mut hub = Hub::start(binance::Config { connect_timeout_ms: 1_000, ..config(&venue, &["BTCUSDT"]) });
+        let mut hub =
+            Hub::start(binance::Config { connect_timeout: Span::millis(1_000), ..config(&venue, &["BTCUSDT"]) });
         hub.until(&format!("live after {fault:?}"), |hub| hub.state() == "live").await;
         hub.settle(&venue, &["BTCUSDT"]).await;
         assert_eq!(hub.states, ["recovering", "live"], "{fault:?}");
@@ -350,7 +353,7 @@ async fn bad_snapshots_are_survived() {
 async fn a_stream_that_never_speaks_is_named() {
     let venue = FakeVenue::open(Market::walk(10, &["BTCUSDT"]), 1).await;
     venue.mute("btcusdt@bookTicker");
-    let mut hub = Hub::start(binance::Config { silent_after_ms: 300, ..config(&venue, &["BTCUSDT"]) });
+    let mut hub = Hub::start(binance::Config { silent_after: Span::millis(300), ..config(&venue, &["BTCUSDT"]) });
     hub.until("the name", |hub| hub.cause().contains("btcusdt@bookTicker")).await;
     assert_eq!(hub.state(), "live", "the others flow");
     // The fake venue has no miniTicker, which is as silent.
@@ -365,7 +368,7 @@ async fn a_stream_that_never_speaks_is_named() {
 async fn connected_without_any_data_is_not_live() {
     let venue = FakeVenue::open(Market::walk(11, &["BTCUSDT"]), 1).await;
     venue.run_market(false);
-    let mut hub = Hub::start(binance::Config { silent_after_ms: 300, ..config(&venue, &["BTCUSDT"]) });
+    let mut hub = Hub::start(binance::Config { silent_after: Span::millis(300), ..config(&venue, &["BTCUSDT"]) });
     hub.until("stale", |hub| hub.state() == "stale").await;
     assert!(hub.cause().contains("no data since connect"), "{}", hub.cause());
     assert!(!venue.seen().pongs.is_empty(), "pings alone were answered");
@@ -436,7 +439,11 @@ async fn many_streams_take_several_sockets_and_the_rest_goes_by_command() {
 #[tokio::test]
 async fn connections_are_replaced_before_the_venue_cuts_them() {
     let venue = FakeVenue::open(Market::walk(15, &["BTCUSDT"]), 2).await;
-    let config = binance::Config { replace_after_ms: 600, replace_jitter_ms: 0, ..config(&venue, &["BTCUSDT"]) };
+    let config = binance::Config {
+        replace_after: Span::millis(600),
+        replace_jitter: Span::default(),
+        ..config(&venue, &["BTCUSDT"])
+    };
     let mut hub = Hub::start(config);
     hub.until("two replacements", |hub| hub.times("live") == 3).await;
     hub.settle(&venue, &["BTCUSDT"]).await;
@@ -462,8 +469,9 @@ async fn a_handshake_that_is_turned_down_is_tried_again_when_allowed() {
 }
 
 /// Real messages, where they are at hand: six minutes of one symbol in seconds.
+#[allow(clippy::print_stderr)] // A test that is skipped says so.
 #[tokio::test]
-async fn a_recorded_day_of_a_real_venue_arrives_whole() {
+async fn a_recorded_stretch_of_a_real_venue_arrives_whole() {
     let folder = std::env::var_os("TICKHUB_CAPTURES")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/captures").into(), std::path::PathBuf::from);
     let Some(market) = Market::recording(&folder.join("binance_spot/btcusdt_20240808.ndjson.gz")) else {

@@ -1,7 +1,7 @@
 //! One WebSocket connection of the fake venue, framed by hand so that it can be framed badly.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -97,8 +97,12 @@ async fn converse(
                 Some(_) => {}
             },
             _ = ping.tick(), if !mood.stalled => {
-                let payload = format!("{:?}", Instant::now()).chars().filter(char::is_ascii_digit).collect::<String>();
-                shared.state().seen.pings.push(payload.clone());
+                // The venue's is its clock; what matters is that no two are the same.
+                let payload = {
+                    let pings = &mut shared.state().seen.pings;
+                    pings.push((1_700_000_000_000_u64 + pings.len() as u64).to_string());
+                    pings[pings.len() - 1].clone()
+                };
                 write_frame(&mut writer, 9, payload.as_bytes()).await?;
             }
         }
