@@ -6,6 +6,7 @@
 //! writing a folder beside this file and one line in [`VENUES`].
 
 pub mod binance;
+pub mod recording;
 
 mod decoder;
 mod json;
