@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::fanout::Event;
-use crate::ingest::{Reject, Standalone, sanitized, standalone};
+use crate::ingest::{Reject, Standalone, standalone};
 use crate::model::{Channel, Depth, InstrumentKey, Received, StreamId, StreamKind, UnixNanos};
 use crate::provider::recording::{Line, Recording, Row, RowKind, unpacked};
 use crate::provider::{Decoder, Options, VenueKind, venue_kind};
@@ -213,7 +213,7 @@ impl Printer {
             }
         }
         for (symbol, cause) in decoder.left_out() {
-            say(report, format_args!("left out {}: {cause}", sanitized(symbol.as_bytes())));
+            say(report, format_args!("left out {}: {cause}", symbol.escape_debug()));
         }
         for (reason, count) in self.standalone.feed.rejects() {
             say(report, format_args!("rejected {count} {}", reason.as_str()));

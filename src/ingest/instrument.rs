@@ -8,8 +8,8 @@ use super::publisher::{Publisher, Stage};
 use crate::fanout::{BookUpdate, Event, Standing, Update};
 use crate::metrics::Counter;
 use crate::model::{
-    Book, BookFault, BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats, StreamId, StreamKind,
-    Ticker, Trade, UnixNanos, Window,
+    Book, BookFault, BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats,
+    StreamId, StreamKind, Ticker, Trade, UnixNanos, Window,
 };
 use crate::store::{BookChange, Stamp, Writer};
 use crate::wire::{Format, Frame, Head, Payload};
