@@ -4,6 +4,7 @@
 //! only door to the store of latest values; there each event is numbered, encoded once and
 //! published to the lanes of the fanout workers, which own their subscribers.
 
+pub mod auth;
 pub mod cli;
 pub mod fanout;
 pub mod ingest;
@@ -11,6 +12,7 @@ pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod provider;
+pub mod settings;
 pub mod shutdown;
 pub mod store;
 pub mod time;

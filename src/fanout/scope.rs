@@ -67,23 +67,21 @@ pub(super) struct Scopes {
 
 impl Scopes {
     /// The scope of `pattern` inside `grant`, with one more use; `known` are the instruments and
-    /// `venues` the feeds that exist now. `None` where the grant allows nothing of the pattern.
+    /// `venues` the feeds that exist now. A grant that allows nothing of the pattern makes a scope
+    /// that selects nothing: a pattern stays held whatever a renewal leaves of it.
     pub(super) fn acquire<'a>(
         &mut self,
         pattern: &Pattern,
         grant: &Arc<[Pattern]>,
         known: impl Iterator<Item = (InstrumentKey, &'a InstrumentId)>,
         venues: impl Iterator<Item = (u8, &'a str)>,
-    ) -> Option<ScopeId> {
+    ) -> ScopeId {
         let key = (pattern.clone(), Arc::clone(grant));
         if let Some(id) = self.by_key.get(&key) {
             self.scopes[*id as usize].uses += 1;
-            return Some(*id);
+            return *id;
         }
         let narrowed: Vec<Pattern> = grant.iter().filter_map(|allowed| pattern.intersect(allowed)).collect();
-        if narrowed.is_empty() {
-            return None;
-        }
         let mut scope =
             Scope { key: key.clone(), narrowed, covers: Vec::new(), feeds: 0, uses: 1, cohorts: Vec::new() };
         for (instrument, id) in known {
@@ -98,7 +96,7 @@ impl Scopes {
         }
         let id = self.scopes.insert(scope) as ScopeId;
         self.by_key.insert(key, id);
-        Some(id)
+        id
     }
 
     /// Gives one use back.

@@ -59,6 +59,9 @@ pub(super) struct Entry {
     pub(super) selector: Selector,
     /// A pattern as the client wrote it.
     pub(super) text: Box<str>,
+    /// What the client asked for.
+    pub(super) asked: Options,
+    /// What its grant leaves of that.
     pub(super) options: Options,
     /// `None` on `status`.
     pub(super) cohort: Option<CohortId>,
