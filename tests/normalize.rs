@@ -1,6 +1,8 @@
 //! `tickhub normalize` on recorded rows, whole and damaged, against an independent reading of
 //! them (`tests/oracle/binance_normalize.py`).
 
+#![allow(clippy::print_stdout)] // What is skipped is said.
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

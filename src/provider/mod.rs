@@ -8,6 +8,7 @@
 
 pub mod binance;
 pub mod recording;
+pub mod replay;
 pub mod sim;
 pub mod supervisor;
 

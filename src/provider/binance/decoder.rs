@@ -85,9 +85,9 @@ impl BinanceDecoder {
 impl Decoder for BinanceDecoder {
     fn on_frame(&mut self, feed: &Feed, received: Received, frame: &[u8]) -> Heard {
         match parse::message(frame, &mut self.room, &mut self.levels) {
-            Ok(Message::Batch) => return self.on_batch(feed, received, frame),
+            Ok(Message::Batch) => self.on_batch(feed, received, frame),
             // Some recorders do not mark what came by REST.
-            Ok(Message::ExchangeInfo) => return self.learn(feed, frame),
+            Ok(Message::ExchangeInfo) => self.learn(feed, frame),
             message => self.market.on_message(feed, received, frame, message, &self.levels),
         }
     }

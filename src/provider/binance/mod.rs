@@ -7,3 +7,6 @@ mod parse;
 mod symbol;
 
 pub use decoder::BinanceDecoder;
+
+#[cfg(test)]
+mod tests;
