@@ -6,12 +6,14 @@
 
 pub mod auth;
 pub mod cli;
+pub mod config;
 pub mod fanout;
 pub mod ingest;
 pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod provider;
+pub mod session;
 pub mod settings;
 pub mod shutdown;
 pub mod store;

@@ -246,10 +246,14 @@ impl AuthConfig {
     /// Reads every `secret_file` into its `secret`. The only part that touches the disk.
     pub fn read_secret_files(&mut self, faults: &mut Vec<Fault>) {
         for (index, key) in self.keys.iter_mut().enumerate() {
-            let (Some(path), None) = (&key.secret_file, &key.secret) else { continue };
+            let Some(path) = &key.secret_file else { continue };
+            let name = format!("auth.keys[{index}].secret_file");
             match read_secret(path) {
+                _ if key.secret.is_some() => {
+                    faults.push(Fault::new(name, path, "stands beside a secret; keep one of them"))
+                }
                 Ok(secret) => key.secret = Some(secret),
-                Err(reason) => faults.push(Fault::new(format!("auth.keys[{index}].secret_file"), path, reason)),
+                Err(reason) => faults.push(Fault::new(name, path, reason)),
             }
         }
     }

@@ -197,6 +197,12 @@ impl Grant {
         &self.symbols
     }
 
+    /// The instruments, shared.
+    #[must_use]
+    pub fn symbols_shared(&self) -> Arc<[Pattern]> {
+        Arc::clone(&self.symbols)
+    }
+
     /// The channels.
     #[must_use]
     pub const fn channels(&self) -> ChannelSet {

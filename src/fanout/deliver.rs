@@ -298,6 +298,7 @@ impl Fanout {
             }
             Overflow::Disconnect => {
                 self.counts.overflow_closes += 1;
+                self.ended.push(member.session);
                 self.end(member.session, CloseCode::SlowConsumer, "outbox full", false);
                 self.touch(member.session);
             }

@@ -112,6 +112,8 @@ pub struct Fanout {
     pub(super) turn: Turn,
     /// Sessions that are owed more than one turn may write.
     pub(super) again: Vec<SessionId>,
+    /// Sessions that their full outbox has ended.
+    pub(super) ended: Vec<SessionId>,
     pub(super) counts: Counts,
     pub(super) latencies: Option<Latencies>,
 }
@@ -143,6 +145,7 @@ impl Fanout {
             ids: FxHashMap::default(),
             turn: Turn::default(),
             again: Vec::new(),
+            ended: Vec::new(),
             counts: Counts::default(),
             latencies,
         };
@@ -237,6 +240,12 @@ impl Fanout {
         self.sessions.get(session as usize).is_none_or(|sub| sub.flags & CLOSING != 0 && sub.outbox.is_empty())
     }
 
+    /// Whether the session was ended because its outbox was full.
+    #[must_use]
+    pub fn overflow_closed(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_some_and(|sub| sub.flags & CLOSING != 0)
+    }
+
     /// Whether the session's socket failed.
     #[must_use]
     pub fn is_failed(&self, session: SessionId) -> bool {
@@ -254,6 +263,32 @@ impl Fanout {
     pub fn backlog(&self, session: SessionId) -> (usize, usize) {
         let outbox = &self.sessions[session as usize].outbox;
         (outbox.events, outbox.event_bytes + outbox.control_bytes)
+    }
+
+    /// Sessions that their full outbox has ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Owes a session now what it would get at the end of a rate limit's pause: it is about to
+    /// be told to go.
+    pub fn release(&mut self, session: SessionId) {
+        let sub = &self.sessions[session as usize];
+        let mut owed = Vec::new();
+        for (_, entry) in &sub.entries {
+            let Some(cohort) = entry.cohort.map(|cohort| self.cohorts.cohort(cohort)) else { continue };
+            for (index, window) in &cohort.windows {
+                if window.dirty && !window.served.iter().any(|(served, _)| *served == session) {
+                    owed.push(*index);
+                }
+            }
+        }
+        for index in owed {
+            let sub = &mut self.sessions[session as usize];
+            if !sub.is_joining(index) {
+                sub.mark_dirty(index);
+            }
+        }
     }
 
     /// What was counted since the last call.

@@ -176,14 +176,20 @@ impl Feed {
         self.inner.ingest.inner.publisher.store.feed(self.inner.index)
     }
 
-    /// Changes the feed's state and tells every subscriber of it; nothing if it is that already.
+    /// Changes the feed's state and tells every subscriber of it; if it is that already, only the
+    /// cause that health shows is renewed.
     /// `cause` is cut and sanitized.
     pub fn set_state(&self, state: FeedState, cause: &str, now: UnixNanos) {
         let Some(feed) = self.stored() else { return };
-        if feed.status().state == state {
+        let cause = sanitized(&cause.as_bytes()[..cause.len().min(CAUSE_BYTES_MAX)]);
+        let now_is = feed.status();
+        if now_is.state == state {
+            // No change to tell of, but health shows the newest cause: the first may be long over.
+            if *now_is.cause != *cause {
+                feed.set_status(FeedStatus { cause: cause.as_str().into(), ..now_is });
+            }
             return;
         }
-        let cause = sanitized(&cause.as_bytes()[..cause.len().min(CAUSE_BYTES_MAX)]);
         tracing::info!(venue = self.venue(), state = state.as_str(), cause, "feed state");
         feed.set_status(FeedStatus { state, cause: cause.as_str().into(), since: now });
         self.report_state(state);

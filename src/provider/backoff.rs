@@ -55,7 +55,7 @@ impl Backoff {
     /// `at_least` is what the venue asked for (`Retry-After`): it is never undercut.
     pub fn after_failure(&mut self, healthy_for: Duration, at_least: Option<Duration>) -> Pause {
         if healthy_for >= self.limits.healthy {
-            self.failures = 0;
+            self.after_success();
         }
         self.failures = self.failures.saturating_add(1);
         // Once open, each failed trial opens the breaker again at once: the count stays above.
@@ -63,6 +63,11 @@ impl Backoff {
         let wait =
             if open { self.limits.open + self.jitter(self.limits.open / 10) } else { self.jitter(self.ceiling()) };
         Pause { wait: wait.max(at_least.unwrap_or_default()), failures: self.failures, open }
+    }
+
+    /// Forgets earlier failures.
+    pub const fn after_success(&mut self) {
+        self.failures = 0;
     }
 
     /// Failures in a row so far.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Provider, ProviderError, sim};
+use super::{Provider, ProviderError, binance, sim};
 
 /// Which venue, and its settings. A new venue is one more line here and in the two functions
 /// below it.
@@ -11,6 +11,8 @@ use super::{Provider, ProviderError, sim};
 pub enum ProviderConfig {
     /// A simulated market.
     Sim(sim::Config),
+    /// Binance spot, or Binance.US.
+    Binance(binance::Config),
 }
 
 impl ProviderConfig {
@@ -19,6 +21,7 @@ impl ProviderConfig {
     pub fn venue(&self) -> &str {
         match self {
             Self::Sim(config) => &config.venue,
+            Self::Binance(config) => &config.venue,
         }
     }
 
@@ -29,6 +32,7 @@ impl ProviderConfig {
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::Sim(config) => config.check(),
+            Self::Binance(config) => config.check(),
         }
     }
 }
@@ -41,5 +45,6 @@ pub fn build(config: &ProviderConfig) -> Result<Box<dyn Provider>, ProviderError
     config.check().map_err(ProviderError::Config)?;
     Ok(match config {
         ProviderConfig::Sim(config) => Box::new(sim::Sim::new(config)),
+        ProviderConfig::Binance(config) => Box::new(binance::Binance::new(config.clone())),
     })
 }

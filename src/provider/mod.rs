@@ -17,6 +17,7 @@ mod config;
 mod decoder;
 mod error;
 mod json;
+mod net;
 mod pulse;
 mod random;
 mod symbology;

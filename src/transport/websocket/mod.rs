@@ -2,9 +2,12 @@
 
 mod frame;
 mod handshake;
+mod serve;
 
 #[cfg(test)]
 mod tests;
+
+pub(super) use serve::{Opening, serve};
 
 pub use frame::{FRAGMENTS_MAX, FrameReader, Incoming, Violation};
 pub use handshake::{
