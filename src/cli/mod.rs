@@ -3,6 +3,7 @@
 
 mod api_key;
 mod check_config;
+pub mod normalize;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -53,6 +54,7 @@ enum Command {
     Serve(ServeArgs),
     Token(token::TokenArgs),
     CheckConfig(check_config::CheckConfigArgs),
+    Normalize(normalize::NormalizeArgs),
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),
 }
@@ -115,6 +117,7 @@ pub fn run(
         Command::Serve(args) => serve(args.config.load()?, args.ready_file),
         Command::Token(args) => token::run(&args, out, err),
         Command::CheckConfig(args) => check_config::run(&args, out),
+        Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),
         Command::ApiKey(command) => api_key::run(&command, out, err),
     }
 }
