@@ -28,10 +28,10 @@ const BATCH: usize = 64;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Settings of a replay.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The recording: NDJSON rows, plain or gzip.
+    /// The recording: NDJSON rows, plain or gzip, as `tickhub normalize` reads them.
     pub path: PathBuf,
     /// Whose rows they are: the name of a venue's kind, such as `binance_spot`.
     pub venue: String,
@@ -43,6 +43,18 @@ pub struct Config {
     pub speed: u32,
     /// Whether to start again at the end. Numbering goes on.
     pub repeat: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("recording.ndjson.gz"),
+            venue: "binance_spot".to_owned(),
+            publish_as: String::new(),
+            speed: 1,
+            repeat: false,
+        }
+    }
 }
 
 impl Config {
