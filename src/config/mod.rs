@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
 use crate::auth::{AuthConfig, check_listen};
-use crate::provider::ProviderConfig;
+use crate::provider::{ProviderConfig, supervisor};
 use crate::session::SessionConfig;
 use crate::settings::Fault;
 use layers::Layers;
@@ -43,6 +43,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Venues, each with its `kind` and the settings of that kind.
     pub provider: Vec<ProviderConfig>,
+    /// How every provider is kept running.
+    pub supervisor: supervisor::Config,
     /// What is written to standard error.
     pub log: LogConfig,
 }
@@ -55,6 +57,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             auth: AuthConfig::default(),
             provider: vec![ProviderConfig::Sim(Default::default())],
+            supervisor: supervisor::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -98,6 +101,14 @@ pub enum ConfigError {
     /// Everything that is wrong with it.
     #[error("{}", listed(.0))]
     Faulty(Vec<PlacedFault>),
+}
+
+/// The fault of a section that says `key: reason`, or only the reason where no one key is at fault.
+fn key_fault(section: &str, reason: &str) -> Fault {
+    match reason.split_once(": ") {
+        Some((key, reason)) if !key.contains(' ') => Fault::hidden(format!("{section}.{key}"), reason),
+        _ => Fault::hidden(section, reason),
+    }
 }
 
 fn listed(faults: &[PlacedFault]) -> String {
@@ -182,14 +193,12 @@ impl Config {
         self.limits.check(faults);
         self.log.check(faults);
         faults.extend(self.auth.faults());
+        if let Err(reason) = self.supervisor.check() {
+            faults.push(key_fault("supervisor", &reason));
+        }
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(reason) = provider.check() {
-                // "key: reason", where the fault is of one key.
-                let (key, reason) = match reason.split_once(": ") {
-                    Some((key, reason)) if !key.contains(' ') => (format!("provider[{index}].{key}"), reason),
-                    _ => (format!("provider[{index}]"), reason.as_str()),
-                };
-                faults.push(Fault::hidden(key, reason));
+                faults.push(key_fault(&format!("provider[{index}]"), &reason));
             }
             let earlier = self.provider[..index].iter().any(|other| other.venue() == provider.venue());
             if earlier {

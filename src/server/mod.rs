@@ -27,7 +27,7 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 
 pub use ready::Ready;
 
-use threads::{Common, Joints, session_config, start_feeds, start_workers};
+use threads::{Common, Joints, start_feeds, start_workers};
 
 /// What the listeners' sockets may have waiting in the kernel.
 const BACKLOG: u32 = 4096;
@@ -91,7 +91,7 @@ impl Hub {
         let (worker_stopper, worker_stop) = stop_signal();
         let (feed_stopper, feed_stop) = stop_signal();
         let admissions = Admissions::default();
-        let connections_max = session_config(config).connections_max;
+        let connections_max = config.session().connections_max;
         let verifier: Arc<dyn Verifier> = Arc::new(ControlVerifier {
             runtime: control.handle().clone(),
             authenticator: Arc::clone(&authenticator),
