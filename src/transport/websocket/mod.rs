@@ -9,5 +9,5 @@ mod tests;
 pub use frame::{FRAGMENTS_MAX, FrameReader, Incoming, Violation};
 pub use handshake::{
     Credential, HeaderKind, Offer, QUERY_BYTES_MAX, Refusal, SUBPROTOCOL_DEFAULT, SUBPROTOCOLS, URL_CHANNELS_MAX,
-    UrlSubscription, judge_handshake,
+    UrlSubscription, excerpt, header_credential, judge_handshake, read_query,
 };
