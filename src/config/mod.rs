@@ -19,6 +19,7 @@ pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsCon
 
 use crate::auth::{AuthConfig, check_listen};
 use crate::provider::{ProviderConfig, supervisor};
+use crate::session::SessionConfig;
 use crate::settings::Fault;
 use layers::Layers;
 
@@ -164,6 +165,26 @@ impl Config {
         let faults: Vec<_> = faults.into_iter().map(placed).collect();
         let faults = [layers.faults, faults].concat();
         if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faulty(faults)) }
+    }
+
+    /// Bounds and deadlines of each session.
+    #[must_use]
+    pub fn session(&self) -> SessionConfig {
+        let (limits, timeouts) = (&self.limits, &self.timeouts);
+        SessionConfig {
+            message_bytes_max: limits.message_bytes,
+            commands_per_second: limits.commands_per_second,
+            subscriptions_max: limits.subscriptions,
+            connections_max: limits.connections,
+            authentication_timeout: timeouts.authentication.duration(),
+            ping_interval: timeouts.ping.duration(),
+            idle_timeout: timeouts.idle.duration(),
+            write_stall_timeout: timeouts.write_stall.duration(),
+            close_timeout: timeouts.close.duration(),
+            outbox_events_max: limits.outbox_events,
+            outbox_bytes_max: limits.outbox_bytes,
+            answer_bytes_max: limits.answer_bytes,
+        }
     }
 
     fn check(&self, faults: &mut Vec<Fault>) {

@@ -8,7 +8,7 @@ mod worker;
 
 pub mod websocket;
 
-pub use door::{ControlVerifier, Door, Refused, WorkerDoor};
+pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
 pub use handover::{Entry, Handover, Place, Places, Verifier};
 pub use meters::WorkerMeters;
 pub use worker::{DrainConfig, WorkerParts, run};
