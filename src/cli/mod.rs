@@ -3,7 +3,6 @@
 
 mod api_key;
 mod check_config;
-mod normalize;
 pub mod normalize;
 #[cfg(test)]
 mod tests;
@@ -56,7 +55,6 @@ enum Command {
     Serve(ServeArgs),
     Token(token::TokenArgs),
     CheckConfig(check_config::CheckConfigArgs),
-    Normalize(normalize::NormalizeArgs),
     Normalize(normalize::NormalizeArgs),
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),
@@ -120,7 +118,6 @@ pub fn run(
         Command::Serve(args) => serve(args.config.load()?, args.ready_file),
         Command::Token(args) => token::run(&args, out, err),
         Command::CheckConfig(args) => check_config::run(&args, out),
-        Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),
         Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),
         Command::ApiKey(command) => api_key::run(&command, out, err),
     }
