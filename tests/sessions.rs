@@ -122,7 +122,8 @@ async fn a_token_that_expires_ends_the_session_unless_it_is_renewed() {
 async fn a_smaller_grant_takes_away_and_says_so() {
     let (text, authenticator) = keyed("");
     let hub = hub(&text).await;
-    let mut client = Client::welcomed(&hub.http, &sign(&authenticator, "ann", 60, &["SIM:AAA-USD", "SIM:AAB-USD"])).await;
+    let mut client =
+        Client::welcomed(&hub.http, &sign(&authenticator, "ann", 60, &["SIM:AAA-USD", "SIM:AAB-USD"])).await;
     client.text(r#"{"op":"subscribe","id":1,"channel":"quote","symbols":["*"]}"#).await;
     let subscribed = client.until("op", "subscribed").await;
     let symbols: Vec<&Value> = subscribed["accepted"].as_array().unwrap().iter().map(|a| &a["symbol"]).collect();

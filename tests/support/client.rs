@@ -60,8 +60,7 @@ impl Client {
 
     /// Opens with a token in the header, past the welcome.
     pub async fn welcomed(address: &str, token: &str) -> Self {
-        let mut client =
-            Self::open(address, "/api/v1/ws/prices", &[&format!("Authorization: Bearer {token}")]).await;
+        let mut client = Self::open(address, "/api/v1/ws/prices", &[&format!("Authorization: Bearer {token}")]).await;
         let welcome = client.json().await;
         assert_eq!(welcome["op"], "welcome", "{welcome}");
         client
