@@ -9,7 +9,7 @@ use super::config::Config;
 use super::connection::Session;
 use super::pace::Pace;
 use crate::ingest::{Feed, sanitized};
-use crate::metrics::Counter;
+use crate::metrics::{self, Counter};
 use crate::provider::net::{Address, Dialer};
 use crate::provider::{Backoff, BackoffLimits, Decoder, Heard, ProviderError, RestRequest};
 use crate::time;
@@ -51,7 +51,7 @@ impl Rest {
         let address = Address::parse(&config.rest_url, false).map_err(ProviderError::Config)?;
         let outcome = |outcome| {
             let labels = [("venue", feed.venue()), ("outcome", outcome)];
-            feed.registry().counter("tickhub_feed_rest_requests_total", &labels)
+            feed.registry().counter(metrics::FEED_REST_REQUESTS, &labels)
         };
         let now = Instant::now();
         Ok(Self {
