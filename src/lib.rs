@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod fanout;
+pub mod http;
 pub mod ingest;
 pub mod limits;
 pub mod metrics;
