@@ -18,14 +18,14 @@ pub struct Problem {
     code: &'static str,
     message: String,
     details: Map<String, Value>,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 impl Problem {
     /// An error; `code` is for programs, `message` for people. Neither may repeat a secret.
     #[must_use]
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Map::new(), headers: HeaderMap::new() }
+        Self { status, code, message: message.into(), details: Map::new(), headers: Box::default() }
     }
 
     /// 400, code `bad_request`.
@@ -117,7 +117,7 @@ impl Problem {
         let (mut parts, _) = response.into_parts();
         parts.status = self.status;
         parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.extend(self.headers);
+        parts.headers.extend(*self.headers);
         parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Response::from_parts(parts, Body::from(envelope))
     }

@@ -1,5 +1,9 @@
 //! What strangers cannot take.
 
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, UPGRADE};
+use hyper_util::rt::TokioIo;
+
 use super::*;
 
 fn limits() -> ServeLimits {
@@ -34,11 +38,13 @@ async fn a_slow_header_is_not_waited_for() {
         tokio::time::timeout(PATIENCE, client.0.read_to_end(&mut kept)).await.expect("in time").expect("closed");
     }
     assert_eq!(hub.ask(PATH_OPENAPI, &[]).await.status, 200, "their places are free again");
+    assert!(hub.metric("tickhub_http_refusals_total{listener=\"public\",reason=\"header_timeout\"} 2"));
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answers_is_cut_off() {
-    let limits = ServeLimits { idle_timeout: Span::millis(300), connections_max: 1, ..limits() };
+    let idle_timeout = Span::millis(300);
+    let limits = ServeLimits { idle_timeout, header_timeout: Span::seconds(600), connections_max: 1, ..limits() };
     let hub = Hub::start_with(limits).await;
     let mut client = hub.connect().await;
     // Asks for more than the buffers of both sides hold, until nothing more is taken.
@@ -103,4 +109,41 @@ async fn the_stop_waits_no_longer_than_the_grace() {
     assert_eq!(hub.ask(PATH_OPENAPI, &[]).await.status, 200);
     hub.stopper.take().expect("not stopped").stop();
     tokio::time::timeout(PATIENCE, &mut hub.serving).await.expect("in time").expect("no panic");
+}
+
+/// Accepts any upgrade, and gives the naked socket to a task that says who asked.
+async fn upgrade(mut request: Request) -> Response {
+    let Peer(peer) = *request.extensions().get::<Peer>().expect("of the listener");
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let parts = upgraded.await.expect("upgraded").downcast::<TokioIo<TcpStream>>().expect("a plain socket");
+        let mut stream = parts.io.into_inner();
+        stream.write_all(format!("{} {peer}", parts.read_buf.len()).as_bytes()).await.expect("connected");
+        stream.read_u8().await
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "test")]).into_response()
+}
+
+#[tokio::test]
+async fn what_is_upgraded_is_given_away_and_counts_no_longer() {
+    let (api, key) = api();
+    let api = Arc::new(api);
+    let router = public_router(Arc::clone(&api), Router::new().route(PATH_WEBSOCKET, get(upgrade)));
+    let mut hub = Hub::serving(api, key, router, ServeLimits { connections_max: 1, ..limits() }).await;
+    let mut client = hub.connect().await;
+    client.send(PATH_WEBSOCKET, &["Connection: upgrade", "Upgrade: test"]).await;
+    let answer = client.answer().await.expect("an answer");
+    assert_eq!((answer.status, answer.header("cache-control")), (101, None));
+    assert!(answer.header("x-request-id").is_some());
+    let greeting = format!("0 {}", client.0.local_addr().expect("connected"));
+    let mut said = vec![0; greeting.len()];
+    client.0.read_exact(&mut said).await.expect("greeted");
+    assert_eq!(String::from_utf8_lossy(&said), greeting);
+
+    // The one place is free, and the stop waits for nobody.
+    assert_eq!(hub.ask(PATH_OPENAPI, &[]).await.status, 200);
+    hub.stopper.take().expect("not stopped").stop();
+    tokio::time::timeout(PATIENCE, &mut hub.serving).await.expect("in time").expect("no panic");
+    client.write("x").await;
+    assert_eq!(client.0.read(&mut [0]).await.expect("closed by its task"), 0);
 }
