@@ -34,10 +34,8 @@ fn sign(authenticator: &Authenticator, subject: &str, ttl_seconds: u64, symbols:
 #[tokio::test]
 async fn every_place_for_a_credential_lets_in() {
     let key = new_api_key("desk").unwrap();
-    let api = format!(
-        "[[auth.api_keys]]\nid = \"desk\"\nhash = \"{}\"\nowner = \"desk-7\"\nrole = \"viewer\"\n",
-        key.hash
-    );
+    let api =
+        format!("[[auth.api_keys]]\nid = \"desk\"\nhash = \"{}\"\nowner = \"desk-7\"\nrole = \"viewer\"\n", key.hash);
     let (text, authenticator) = keyed(&api);
     let hub = hub(&text).await;
     let token = sign(&authenticator, "ann", 60, &[]);
