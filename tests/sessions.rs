@@ -189,7 +189,6 @@ async fn ten_faulty_commands_or_ten_too_fast_end_the_session() {
 async fn who_shows_no_sign_of_life_is_closed() {
     let hub = hub("[timeouts]\nping = \"100ms\"\nidle = \"600ms\"\n").await;
     let mut silent = Client::welcomed(&hub.http, &hub.token).await;
-    let mut alive = Client::welcomed(&hub.http, &hub.token).await;
     let mut pings = 0;
     let code = loop {
         match silent.next_frame().await {
@@ -199,6 +198,7 @@ async fn who_shows_no_sign_of_life_is_closed() {
         }
     };
     assert_eq!(code, 4002);
+    let mut alive = Client::welcomed(&hub.http, &hub.token).await;
     assert!(pings >= 3, "{pings} pings in six intervals");
     let answered = tokio::time::timeout(std::time::Duration::from_millis(1500), alive.next()).await;
     assert!(answered.is_err(), "who answers pings stays: {answered:?}");
