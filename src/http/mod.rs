@@ -72,7 +72,13 @@ impl Api {
         registry: Arc<Registry>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        let (catalog, left_out) = (Catalog::default(), Box::new(|_: &str| LeftOut::default()));
+        let by_venue = Arc::clone(&store);
+        let left_out = Box::new(move |venue: &str| {
+            let symbols = by_venue.feeds().find(|(_, feed)| &*feed.venue == venue).map(|(_, feed)| feed.left_out());
+            let symbols = symbols.unwrap_or_default();
+            LeftOut { count: symbols.len() as u64, symbols }
+        });
+        let catalog = Catalog::default();
         Self { store, authenticator, registry, readiness, catalog, left_out, started: mono() }
     }
 

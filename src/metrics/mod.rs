@@ -88,11 +88,14 @@ metric_names! {
     SESSIONS_MAX = "tickhub_sessions_max", Gauge, "Bound of the sum of tickhub_sessions";
 }
 
+/// By name and rendered labels: one histogram for each thread.
+type Histograms = BTreeMap<(&'static str, String), Vec<Arc<Histogram>>>;
+
 /// The registry of one hub.
 pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    histograms: Mutex<BTreeMap<(&'static str, String), Vec<Arc<Histogram>>>>,
+    histograms: Mutex<Histograms>,
     scrapes: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
 }
 
@@ -124,13 +127,11 @@ impl Registry {
     }
 
     /// A counter; the same name and labels give the same counter. Make it once and keep it.
-    #[must_use]
     pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.register_counter(&key(name, labels), &METADATA)
     }
 
     /// A gauge; the same name and labels give the same gauge.
-    #[must_use]
     pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(name, labels), &METADATA)
     }

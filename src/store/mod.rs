@@ -86,9 +86,21 @@ pub struct Feed {
     /// Changes whenever its numbering starts anew.
     pub epoch: Arc<str>,
     status: RwLock<FeedStatus>,
+    left_out: RwLock<Vec<String>>,
 }
 
 impl Feed {
+    /// The venue's symbols that cannot be written as an id, or whose id another has.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<String> {
+        self.left_out.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Sets what is left out. Only the feed's own ingest calls it.
+    pub(crate) fn set_left_out(&self, symbols: Vec<String>) {
+        *self.left_out.write().unwrap_or_else(std::sync::PoisonError::into_inner) = symbols;
+    }
+
     /// Its state now.
     #[must_use]
     pub fn status(&self) -> FeedStatus {
@@ -203,6 +215,7 @@ impl Store {
             let feed = cell.get_or_init(|| Feed {
                 venue: venue.into(),
                 epoch: epoch.into(),
+                left_out: RwLock::default(),
                 status: RwLock::new(FeedStatus {
                     state: FeedState::Down,
                     cause: "not yet connected".into(),

@@ -10,7 +10,6 @@ use super::config::{Config, Site};
 use super::connection::{self, Session, Socket};
 use super::rest::Rest;
 use crate::ingest::Feed;
-use crate::metrics;
 use crate::model::FeedState;
 use crate::provider::net::Dialer;
 use crate::provider::random::Random;
@@ -100,9 +99,9 @@ async fn watch(
     rest: &mut Rest,
 ) -> Result<Vec<String>, ProviderError> {
     let unknown = rest.define(feed, decoder, &config.symbols).await?;
-    let mut left_out = 0_u32;
+    let mut left_out = Vec::new();
     let mut leave_out = |symbol: &str, cause: &str| {
-        left_out += 1;
+        left_out.push(symbol.to_owned());
         tracing::warn!(venue = feed.venue(), symbol, cause, "symbol is left out");
     };
     for symbol in &config.symbols {
@@ -112,7 +111,7 @@ async fn watch(
             leave_out(symbol, &error.cause);
         }
     }
-    feed.registry().gauge(metrics::FEED_SYMBOLS_SKIPPED, &[("venue", feed.venue())]).set(f64::from(left_out));
+    feed.set_left_out(&left_out);
     let streams = connection::streams_of(config, decoder);
     if streams.is_empty() {
         return Err(ProviderError::Config("symbols: none of them can be subscribed to".to_owned()));
