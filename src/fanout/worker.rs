@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::cohort::{CohortId, Cohorts};
+use super::feeds::Told;
 use super::outbox::Sink;
 use super::requests::{BookRequest, Requests};
 use super::scope::Scopes;
@@ -109,6 +110,8 @@ pub struct Fanout {
     /// Instruments that this worker has been told of.
     pub(super) known: Vec<bool>,
     pub(super) ids: FxHashMap<InstrumentId, InstrumentKey>,
+    /// By feed index.
+    pub(super) feeds: Vec<Told>,
     pub(super) turn: Turn,
     /// Sessions that are owed more than one turn may write.
     pub(super) again: Vec<SessionId>,
@@ -143,6 +146,7 @@ impl Fanout {
             stream_at: Vec::new(),
             known: Vec::new(),
             ids: FxHashMap::default(),
+            feeds: Vec::new(),
             turn: Turn::default(),
             again: Vec::new(),
             ended: Vec::new(),
@@ -150,6 +154,7 @@ impl Fanout {
             latencies,
         };
         fanout.learn_instruments();
+        fanout.learn_feeds();
         fanout
     }
 
