@@ -629,10 +629,15 @@ impl Fanout {
     fn add_snapshot(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, options: Options) {
         let Some(kind) = options.kind(channel) else { return };
         let index = StreamId { key, kind }.index() as u32;
+        let position = self.position(session, channel, key).unwrap_or(0);
         let sub = &mut self.sessions[session as usize];
         let join = match sub.joins.as_ref().and_then(|joins| joins.by_stream.get(&index)) {
+            // What comes until the socket takes the snapshot must not be lost.
+            None if options.mode == Mode::Every => {
+                Join::Resume { next: position + 1, cause: GapCause::SlowConsumer, snapshot: true }
+            }
             None | Some(Join::Snapshot) => Join::Snapshot,
-            Some(Join::Resume { next, .. }) => Join::Resume { next: *next, snapshot: true },
+            Some(Join::Resume { next, cause, .. }) => Join::Resume { next: *next, cause: *cause, snapshot: true },
             Some(Join::Lost { from, cause, .. }) => Join::Lost { from: *from, cause: *cause, snapshot: true },
         };
         sub.unmark_dirty(index);
@@ -649,7 +654,7 @@ impl Fanout {
         sub.unmark_dirty(index);
         let missing = match sub.take_join(index) {
             Some(Join::Lost { from, cause, .. }) => Some((from, cause)),
-            Some(Join::Resume { next, .. }) => Some((next, GapCause::Hub)),
+            Some(Join::Resume { next, cause, .. }) => Some((next, cause)),
             Some(Join::Snapshot) | None => None,
         };
         if let Some((from, cause)) = missing {
@@ -672,7 +677,7 @@ impl Fanout {
         let id = StreamId { key, kind };
         let join = self.resume_point(id, beginning.resume).map_or_else(
             || (beginning.snapshot != Some(false)).then_some(Join::Snapshot),
-            |after| Some(Join::Resume { next: after + 1, snapshot: false }),
+            |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }),
         );
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);
