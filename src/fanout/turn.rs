@@ -72,10 +72,7 @@ impl Fanout {
             self.write_turn(session, now, sink);
         } else {
             // Behind what waits: nothing may overtake.
-            let sub = &mut self.sessions[session as usize];
-            for index in std::mem::take(&mut sub.turn) {
-                sub.outbox.push(self.turn.frames[index as usize].clone(), true);
-            }
+            self.queue_turn(session);
             self.drain(session, now, sink);
         }
         let mut budget = CATCH_UP_BYTES_MAX;

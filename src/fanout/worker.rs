@@ -185,9 +185,20 @@ impl Fanout {
 
     /// Queues an answer, or anything else that is not an event, behind all that is queued.
     pub fn answer(&mut self, session: SessionId, frame: Frame) {
+        self.queue_turn(session);
         let sub = &mut self.sessions[session as usize];
         if sub.flags & CLOSING == 0 {
             sub.outbox.push(frame, false);
+            sub.flags |= QUEUED;
+        }
+    }
+
+    /// Moves what a session is to get in this turn behind what waits: from here on, what comes is
+    /// queued.
+    pub(super) fn queue_turn(&mut self, session: SessionId) {
+        let sub = &mut self.sessions[session as usize];
+        for index in std::mem::take(&mut sub.turn) {
+            sub.outbox.push(self.turn.frames[index as usize].clone(), true);
             sub.flags |= QUEUED;
         }
     }
