@@ -32,8 +32,9 @@ impl Fanout {
     /// Ends a turn at `now`: conflated values are given out, then everyone who was touched is
     /// written to.
     pub fn end_turn(&mut self, now: u64, sink: &mut impl Sink) {
-        self.deliver_due(now);
+        // In this order: what moved in this turn goes into a pause that ends with it, once.
         self.deliver_latest(now);
+        self.deliver_due(now);
         self.retry_requests();
         for session in std::mem::take(&mut self.again) {
             self.touch(session);
