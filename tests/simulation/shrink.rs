@@ -36,6 +36,12 @@ pub(crate) fn run(sizes: Sizes, actions: &[Action]) -> Result<u64, Failure> {
     Err(Failure { broken, actions: done })
 }
 
+/// The broken rule without its numbers and names, so that a shorter run breaks the same one.
+fn same_rule(broken: &str) -> String {
+    let line = broken.lines().next().unwrap_or_default();
+    line.split(' ').filter(|word| word.bytes().all(|b| b.is_ascii_lowercase())).take(6).collect()
+}
+
 /// Leaves out what is not needed for some failure: halves, then smaller and smaller parts (delta
 /// debugging; Zeller, Hildebrandt 2002).
 pub(crate) fn shrink(sizes: Sizes, actions: &[Action]) -> (Vec<Action>, String) {
@@ -45,6 +51,7 @@ pub(crate) fn shrink(sizes: Sizes, actions: &[Action]) -> (Vec<Action>, String) 
         actions.truncate(failure.actions);
         broken = failure.broken;
     }
+    let same = same_rule(&broken);
     let mut part = actions.len().div_ceil(2);
     while part > 0 {
         let mut from = 0;
@@ -53,11 +60,11 @@ pub(crate) fn shrink(sizes: Sizes, actions: &[Action]) -> (Vec<Action>, String) 
             let mut without = actions.clone();
             without.drain(from..(from + part).min(actions.len()));
             match run(sizes, &without) {
-                Err(failure) => {
+                Err(failure) if same_rule(&failure.broken) == same => {
                     without.truncate(failure.actions);
                     (actions, broken, smaller) = (without, failure.broken, true);
                 }
-                Ok(_) => from += part,
+                _ => from += part,
             }
         }
         if part == 1 && !smaller {
