@@ -30,7 +30,7 @@ impl Fanout {
             Event::Update(update) => self.on_update(update),
             Event::Gap { stream, seq, frame, snapshot } => self.on_gap(stream, seq, &frame, snapshot),
             Event::Instrument(key) => self.appear(key),
-            Event::Feed { feed, frame } => self.on_feed(feed, &frame),
+            Event::Feed { feed, changes, state, frame } => self.on_feed(feed, changes, state, &frame),
         }
     }
 
@@ -178,15 +178,7 @@ impl Fanout {
     /// store holds; what was lost is a gap.
     pub fn resync(&mut self) {
         self.learn_instruments();
-        for feed in 0..crate::limits::FEEDS_MAX as u8 {
-            let Some(frame) = self.store.feed(feed).map(|f| {
-                let status = f.status();
-                crate::wire::json::status(&format!("{}:*", f.venue), status.state, &status.cause, status.since)
-            }) else {
-                break;
-            };
-            self.on_feed(feed, &frame);
-        }
+        self.resync_feeds();
         let behind: Vec<u32> = self.streams.iter().map(|(at, _)| at as u32).collect();
         for at in behind {
             let stream = &self.streams[at as usize];
@@ -212,23 +204,6 @@ impl Fanout {
                 stream.snapshot = snapshot;
                 self.touch_latest(at);
                 self.serve_waiting(at);
-            }
-        }
-    }
-
-    fn on_feed(&mut self, feed: u8, frame: &Frame) {
-        let index = self.add_frame(frame.clone(), (0, 0));
-        for (session, sub) in &mut self.sessions {
-            if sub.feeds >> feed & 1 == 0 || sub.flags & CLOSING != 0 {
-                continue;
-            }
-            if sub.flags & QUEUED != 0 {
-                sub.outbox.push(frame.clone(), false);
-            } else {
-                if sub.turn.is_empty() {
-                    self.turn.touched.push(session as SessionId);
-                }
-                sub.turn.push(index);
             }
         }
     }

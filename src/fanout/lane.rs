@@ -6,7 +6,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use tokio::sync::Notify;
 
 use crate::metrics::Counter;
-use crate::model::{BookLevel, InstrumentKey, StreamId, UnixNanos};
+use crate::model::{BookLevel, FeedState, InstrumentKey, StreamId, UnixNanos};
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::wire::Frame;
 
@@ -28,10 +28,14 @@ pub enum Event {
     },
     /// A new instrument. It comes before every event of it.
     Instrument(InstrumentKey),
-    /// A feed's state has changed; what it is stands in the store.
+    /// A feed's state has changed.
     Feed {
         /// The feed's index.
         feed: u8,
+        /// Which change of its state it is, from 1.
+        changes: u64,
+        /// The new state.
+        state: FeedState,
         /// The change, encoded for those who may see the whole venue.
         frame: Frame,
     },

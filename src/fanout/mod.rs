@@ -5,6 +5,7 @@
 
 mod cohort;
 mod deliver;
+mod feeds;
 mod lane;
 mod outbox;
 mod requests;

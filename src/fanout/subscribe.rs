@@ -209,6 +209,7 @@ impl Fanout {
         grant: Arc<[Pattern]>,
         clamp: &dyn Fn(Channel, Options) -> Option<Options>,
     ) {
+        let before = self.sessions[session as usize].feeds;
         for channel in Channel::ALL {
             self.regrant_channel(session, channel, &grant, clamp);
         }
@@ -216,6 +217,7 @@ impl Fanout {
         for channel in Channel::ALL {
             self.update_session(session, channel);
         }
+        self.tell_states(session, self.sessions[session as usize].feeds & !before);
     }
 
     fn regrant_channel(
@@ -231,12 +233,7 @@ impl Fanout {
             .filter(|(_, entry)| entry.channel == channel)
             .map(|(id, _)| id as EntryId)
             .collect();
-        let mut keys: Vec<InstrumentKey> = Vec::new();
-        for entry in &entries {
-            keys.extend(self.keys_of(&self.sessions[session as usize].entries[*entry as usize].selector));
-        }
-        keys.sort_unstable();
-        keys.dedup();
+        let keys = self.keys_under(session, &entries, grant);
         let before = self.effects(session, channel, &keys);
         for id in entries {
             self.regrant_entry(session, id, grant, clamp);
@@ -261,6 +258,25 @@ impl Fanout {
         }
     }
 
+    /// The instruments of entries as they are, and as another grant makes them.
+    fn keys_under(&mut self, session: SessionId, entries: &[EntryId], grant: &Arc<[Pattern]>) -> Vec<InstrumentKey> {
+        let mut keys: Vec<InstrumentKey> = Vec::new();
+        for entry in entries {
+            let selector = self.sessions[session as usize].entries[*entry as usize].selector.clone();
+            keys.extend(self.keys_of(&selector));
+            if let Selector::Pattern { pattern, .. } = selector {
+                let scope = self.acquire_scope(&pattern, grant);
+                keys.extend(self.scopes.scope(scope).keys());
+                self.release_scope(scope);
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// What a grant leaves of one entry. An exact one outside of it ends; a pattern stays held,
+    /// though of a channel or mode that is refused it selects nothing.
     fn regrant_entry(
         &mut self,
         session: SessionId,
@@ -270,21 +286,23 @@ impl Fanout {
     ) {
         let entry = &self.sessions[session as usize].entries[id as usize];
         let (channel, asked, order, text) = (entry.channel, entry.asked, entry.order, entry.text.clone());
-        if let Some(options) = clamp(channel, asked) {
-            let selector = match entry.selector.clone() {
-                Selector::Exact(key) => {
-                    let id = self.store.definition(key).map(|definition| &definition.id);
-                    id.is_some_and(|id| grant.iter().any(|p| p.matches(id))).then_some(Selector::Exact(key))
-                }
-                Selector::Pattern { pattern, .. } => {
-                    let scope = self.acquire_scope(&pattern, grant);
-                    Some(Selector::Pattern { pattern, scope })
-                }
-            };
-            if let Some(selector) = selector {
-                let entry = Entry { channel, selector, text, asked, options, cohort: None, member: 0, order };
-                self.attach_entry(session, entry);
+        let options = clamp(channel, asked);
+        let selector = match entry.selector.clone() {
+            Selector::Exact(key) => {
+                let id = self.store.definition(key).map(|definition| &definition.id);
+                let allowed = options.is_some() && id.is_some_and(|id| grant.iter().any(|p| p.matches(id)));
+                allowed.then_some(Selector::Exact(key))
             }
+            Selector::Pattern { pattern, .. } => {
+                let nothing = Arc::from([]);
+                let scope = self.acquire_scope(&pattern, if options.is_some() { grant } else { &nothing });
+                Some(Selector::Pattern { pattern, scope })
+            }
+        };
+        if let Some(selector) = selector {
+            let options = options.unwrap_or(asked);
+            let entry = Entry { channel, selector, text, asked, options, cohort: None, member: 0, order };
+            self.attach_entry(session, entry);
         }
         self.detach_entry(session, id);
     }
@@ -629,10 +647,15 @@ impl Fanout {
     fn add_snapshot(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, options: Options) {
         let Some(kind) = options.kind(channel) else { return };
         let index = StreamId { key, kind }.index() as u32;
+        let position = self.position(session, channel, key).unwrap_or(0);
         let sub = &mut self.sessions[session as usize];
         let join = match sub.joins.as_ref().and_then(|joins| joins.by_stream.get(&index)) {
+            // What comes until the socket takes the snapshot must not be lost.
+            None if options.mode == Mode::Every => {
+                Join::Resume { next: position + 1, cause: GapCause::SlowConsumer, snapshot: true }
+            }
             None | Some(Join::Snapshot) => Join::Snapshot,
-            Some(Join::Resume { next, .. }) => Join::Resume { next: *next, snapshot: true },
+            Some(Join::Resume { next, cause, .. }) => Join::Resume { next: *next, cause: *cause, snapshot: true },
             Some(Join::Lost { from, cause, .. }) => Join::Lost { from: *from, cause: *cause, snapshot: true },
         };
         sub.unmark_dirty(index);
@@ -649,7 +672,7 @@ impl Fanout {
         sub.unmark_dirty(index);
         let missing = match sub.take_join(index) {
             Some(Join::Lost { from, cause, .. }) => Some((from, cause)),
-            Some(Join::Resume { next, .. }) => Some((next, GapCause::Hub)),
+            Some(Join::Resume { next, cause, .. }) => Some((next, cause)),
             Some(Join::Snapshot) | None => None,
         };
         if let Some((from, cause)) = missing {
@@ -672,7 +695,7 @@ impl Fanout {
         let id = StreamId { key, kind };
         let join = self.resume_point(id, beginning.resume).map_or_else(
             || (beginning.snapshot != Some(false)).then_some(Join::Snapshot),
-            |after| Some(Join::Resume { next: after + 1, snapshot: false }),
+            |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }),
         );
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);

@@ -76,8 +76,9 @@ pub(super) struct Entry {
 pub(super) enum Join {
     /// Its state, as it is when the socket can take it.
     Snapshot,
-    /// The held events from this number on.
-    Resume { next: u64, snapshot: bool },
+    /// The held events from this number on; those that are not held are a gap of this cause. Then
+    /// the state, if asked for.
+    Resume { next: u64, cause: GapCause, snapshot: bool },
     /// A gap from this number to the last published; on a book, or if asked for, the state too.
     Lost { from: u64, cause: GapCause, snapshot: bool },
 }

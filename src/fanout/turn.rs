@@ -32,8 +32,9 @@ impl Fanout {
     /// Ends a turn at `now`: conflated values are given out, then everyone who was touched is
     /// written to.
     pub fn end_turn(&mut self, now: u64, sink: &mut impl Sink) {
-        self.deliver_due(now);
+        // In this order: what moved in this turn goes into a pause that ends with it, once.
         self.deliver_latest(now);
+        self.deliver_due(now);
         self.retry_requests();
         for session in std::mem::take(&mut self.again) {
             self.touch(session);
@@ -72,10 +73,7 @@ impl Fanout {
             self.write_turn(session, now, sink);
         } else {
             // Behind what waits: nothing may overtake.
-            let sub = &mut self.sessions[session as usize];
-            for index in std::mem::take(&mut sub.turn) {
-                sub.outbox.push(self.turn.frames[index as usize].clone(), true);
-            }
+            self.queue_turn(session);
             self.drain(session, now, sink);
         }
         let mut budget = CATCH_UP_BYTES_MAX;
@@ -215,7 +213,7 @@ impl Fanout {
         let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { return };
         let served = match join {
             Join::Snapshot => self.serve_snapshot(session, at),
-            Join::Resume { next, snapshot } => self.serve_resume(session, at, next, snapshot),
+            Join::Resume { next, cause, snapshot } => self.serve_resume(session, at, next, cause, snapshot),
             Join::Lost { from, cause, snapshot } => self.serve_lost(session, at, from, cause, snapshot),
         };
         match served {
@@ -280,7 +278,7 @@ impl Fanout {
     }
 
     /// The held events from `next` to the worker's position, in portions.
-    fn serve_resume(&mut self, session: SessionId, at: u32, next: u64, snapshot: bool) -> Served {
+    fn serve_resume(&mut self, session: SessionId, at: u32, next: u64, cause: GapCause, snapshot: bool) -> Served {
         let stream = &self.streams[at as usize];
         let (id, position) = (stream.id, stream.position);
         if next > position + 1 {
@@ -291,14 +289,14 @@ impl Fanout {
             if next <= position { self.store.held_after(id, next - 1, RESUME_RECORDS_MAX) } else { Vec::new() };
         held.retain(|event| event.seq() <= position);
         if matches!(id.kind, StreamKind::Book(_)) && !self.book_resumable(at, next, &held) {
-            let lost = Join::Lost { from: next, cause: GapCause::Hub, snapshot };
+            let lost = Join::Lost { from: next, cause, snapshot };
             self.sessions[session as usize].join(id.index() as u32, lost);
-            return self.serve_lost(session, at, next, GapCause::Hub, snapshot);
+            return self.serve_lost(session, at, next, cause, snapshot);
         }
         let mut next = next;
         for event in &held {
             if event.seq() > next {
-                self.push_gap(session, id, next, event.seq() - 1, GapCause::Hub);
+                self.push_gap(session, id, next, event.seq() - 1, cause);
             }
             let frame = self.encode_held(id, event);
             if let Some(frame) = frame {
@@ -307,11 +305,11 @@ impl Fanout {
             next = event.seq() + 1;
         }
         if held.is_empty() {
-            self.push_gap(session, id, next, position, GapCause::Hub);
+            self.push_gap(session, id, next, position, cause);
             next = position + 1;
         }
         if next <= position {
-            self.sessions[session as usize].join(id.index() as u32, Join::Resume { next, snapshot });
+            self.sessions[session as usize].join(id.index() as u32, Join::Resume { next, cause, snapshot });
             return Served::Partly;
         }
         if snapshot { self.serve_snapshot(session, at) } else { Served::Whole }

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::cohort::{CohortId, Cohorts};
+use super::feeds::Told;
 use super::outbox::Sink;
 use super::requests::{BookRequest, Requests};
 use super::scope::Scopes;
@@ -109,6 +110,8 @@ pub struct Fanout {
     /// Instruments that this worker has been told of.
     pub(super) known: Vec<bool>,
     pub(super) ids: FxHashMap<InstrumentId, InstrumentKey>,
+    /// By feed index.
+    pub(super) feeds: Vec<Told>,
     pub(super) turn: Turn,
     /// Sessions that are owed more than one turn may write.
     pub(super) again: Vec<SessionId>,
@@ -143,6 +146,7 @@ impl Fanout {
             stream_at: Vec::new(),
             known: Vec::new(),
             ids: FxHashMap::default(),
+            feeds: Vec::new(),
             turn: Turn::default(),
             again: Vec::new(),
             ended: Vec::new(),
@@ -150,6 +154,7 @@ impl Fanout {
             latencies,
         };
         fanout.learn_instruments();
+        fanout.learn_feeds();
         fanout
     }
 
@@ -180,9 +185,20 @@ impl Fanout {
 
     /// Queues an answer, or anything else that is not an event, behind all that is queued.
     pub fn answer(&mut self, session: SessionId, frame: Frame) {
+        self.queue_turn(session);
         let sub = &mut self.sessions[session as usize];
         if sub.flags & CLOSING == 0 {
             sub.outbox.push(frame, false);
+            sub.flags |= QUEUED;
+        }
+    }
+
+    /// Moves what a session is to get in this turn behind what waits: from here on, what comes is
+    /// queued.
+    pub(super) fn queue_turn(&mut self, session: SessionId) {
+        let sub = &mut self.sessions[session as usize];
+        for index in std::mem::take(&mut sub.turn) {
+            sub.outbox.push(self.turn.frames[index as usize].clone(), true);
             sub.flags |= QUEUED;
         }
     }

@@ -191,13 +191,19 @@ impl Feed {
             return;
         }
         tracing::info!(venue = self.venue(), state = state.as_str(), cause, "feed state");
-        feed.set_status(FeedStatus { state, cause: cause.as_str().into(), since: now });
+        let changes = now_is.changes + 1;
+        feed.set_status(FeedStatus { state, cause: cause.as_str().into(), since: now, changes });
         self.report_state(state);
         let labels = [("venue", self.venue()), ("state", state.as_str())];
         self.registry().counter(metrics::FEED_CHANGES, &labels).increment(1);
         let frame = wire::json::status(&format!("{}:*", self.venue()), state, &cause, now);
         let index = self.inner.index;
-        self.inner.ingest.inner.publisher.broadcast(|| Event::Feed { feed: index, frame: frame.clone() });
+        self.inner.ingest.inner.publisher.broadcast(|| Event::Feed {
+            feed: index,
+            changes,
+            state,
+            frame: frame.clone(),
+        });
     }
 
     fn report_state(&self, state: FeedState) {

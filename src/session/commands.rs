@@ -3,10 +3,10 @@
 use crate::auth::{AuthError, Grant};
 use crate::fanout::{Fanout, Match, Options, SymbolFault};
 use crate::metrics::{self, Counter, Registry};
-use crate::model::{Channel, FeedState};
+use crate::model::Channel;
+use crate::wire::ErrorCode;
 use crate::wire::answer::{Accepted, Rejected, Subscribed, Unsubscribed};
 use crate::wire::command::{Command, CommandId, Mode, Subscribe, Unsubscribe};
-use crate::wire::{ErrorCode, json};
 
 use super::machine::{Now, Session};
 
@@ -103,7 +103,7 @@ impl Session {
                     outcome.accepted,
                     &outcome.rejected,
                 );
-                self.tell_states(fanout, outcome.feeds);
+                fanout.tell_states(self.id, outcome.feeds);
             }
             Err(already) => {
                 self.error(fanout, id, ErrorCode::BadMessage, &format!("\"resume\": {already}"));
@@ -154,18 +154,6 @@ impl Session {
         answer.split(accepted, rejected, |frame| frames.push(frame));
         for frame in frames {
             fanout.answer(self.id, frame);
-        }
-    }
-
-    /// The state of each feed concerned that is not live, before any data of it.
-    fn tell_states(&self, fanout: &mut Fanout, feeds: u64) {
-        let store = std::sync::Arc::clone(fanout.store());
-        for (index, feed) in store.feeds() {
-            let status = feed.status();
-            if feeds >> index & 1 == 1 && status.state != FeedState::Live {
-                let venue = format!("{}:*", feed.venue);
-                fanout.answer(self.id, json::status(&venue, status.state, &status.cause, status.since));
-            }
         }
     }
 

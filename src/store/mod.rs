@@ -77,6 +77,8 @@ pub struct FeedStatus {
     pub cause: Arc<str>,
     /// Since when.
     pub since: UnixNanos,
+    /// How often it has changed.
+    pub changes: u64,
 }
 
 /// One upstream: a venue, its numbering's epoch, its state.
@@ -85,6 +87,7 @@ pub struct Feed {
     pub venue: Box<str>,
     /// Changes whenever its numbering starts anew.
     pub epoch: Arc<str>,
+    first: FeedStatus,
     status: RwLock<FeedStatus>,
     left_out: RwLock<Vec<String>>,
 }
@@ -99,6 +102,12 @@ impl Feed {
     /// Sets what is left out. Only the feed's own ingest calls it.
     pub(crate) fn set_left_out(&self, symbols: Vec<String>) {
         *self.left_out.write().unwrap_or_else(std::sync::PoisonError::into_inner) = symbols;
+    }
+
+    /// Its state when it was registered.
+    #[must_use]
+    pub const fn first(&self) -> &FeedStatus {
+        &self.first
     }
 
     /// Its state now.
@@ -212,15 +221,16 @@ impl Store {
     pub fn feed_of(&self, venue: &str, epoch: &str, now: UnixNanos) -> Option<u8> {
         let _growing = self.growing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (index, cell) in self.feeds.iter().enumerate() {
-            let feed = cell.get_or_init(|| Feed {
-                venue: venue.into(),
-                epoch: epoch.into(),
-                left_out: RwLock::default(),
-                status: RwLock::new(FeedStatus {
-                    state: FeedState::Down,
-                    cause: "not yet connected".into(),
-                    since: now,
-                }),
+            let feed = cell.get_or_init(|| {
+                let cause = "not yet connected".into();
+                let first = FeedStatus { state: FeedState::Down, cause, since: now, changes: 0 };
+                Feed {
+                    venue: venue.into(),
+                    epoch: epoch.into(),
+                    left_out: RwLock::default(),
+                    status: RwLock::new(first.clone()),
+                    first,
+                }
             });
             if &*feed.venue == venue {
                 return Some(index as u8);
