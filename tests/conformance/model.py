@@ -348,6 +348,7 @@ class Model:
             return None
         if stream.max_rate != entry.max_rate:
             stream.set_options(entry, now)
+        self.report.counts["unasked_snapshot"] += asked is not True
         if asked is True:
             if stream.due:
                 stream.spare += 1
@@ -375,6 +376,7 @@ class Model:
             stream.due = asked is not False
             stream.origin = "as_new"
             return
+        self.report.counts["resume_no_snapshot"] += 1
         stream.last, stream.origin = number, "resume"
 
     def _on_unsubscribed(self, command, msg):
@@ -444,6 +446,7 @@ class Model:
             have, want = (msg.get("mode"), msg.get("depth")), (entry.mode, entry.depth)
             self.check("options_echo", have == want, lambda: f"announced {have}, in effect is {want}: {str(msg)[:300]}")
             stream.change = None
+            self.report.counts["change_announced"] += 1
             self._switch(stream, entry, seq, now, required=True)
         else:
             self.report.note("a `subscribed` without id for an instrument whose options did not change", str(msg)[:300])
@@ -454,11 +457,15 @@ class Model:
         stream = self.streams.get((p.ch, p.sym))
         if stream is None:
             return self._stray(p.ch, p.sym, p.raw)
-        self.report.counts["answer_first"] += 1
-        self.report.counts["after_unsubscribed"] += 1
+        counts = self.report.counts
+        counts["answer_first"] += 1
+        counts["after_unsubscribed"] += 1
+        counts["not_subscribed_data"] += 1
+        counts["grant_data"] += self.grant.symbols is not None
         venue = p.sym.partition(":")[0]
         if venue not in self.venue_data:
             self.venue_data[venue] = now
+        counts["book_depth"] += p.ch == "book"
         if p.depth != stream.depth:
             if stream.change and stream.change.depth == p.depth:
                 return self.fail("change_announced", f"{p.sym}: depth {p.depth} before a `subscribed` says so")
@@ -472,7 +479,7 @@ class Model:
         if late > STALL and not self.exempt and now > self.slack_until and not p.snap and p.seq > stream.replay:
             self._late(stream, p, late, now)
         else:
-            self.report.counts["healthy_no_stall"] += 1
+            counts["healthy_no_stall" if stream.mode == "every" else "fresh_value"] += 1
         return None
 
     def _late(self, stream, p, late, now):
@@ -513,7 +520,7 @@ class Model:
         """A snapshot in `every` mode, or of a channel other than book in `latest` mode."""
         if s.change:
             self.fail("change_announced", f"{p.ch} {p.sym}: a snapshot before the `subscribed` that announces the change")
-        elif not s.due and not s.spare:
+        elif not s.due and not s.spare:    # counted where the stream was resumed or subscribed again
             rule = "resume_no_snapshot" if s.origin == "resume" else "unasked_snapshot"
             self.fail(rule, f"{p.ch} {p.sym} {p.seq}: a snapshot that nothing asked for (last number {s.last})")
         elif s.due and s.existing and s.mode == "every":
@@ -562,6 +569,7 @@ class Model:
         s.due = False
 
     def _latest(self, s, p, now):
+        self.report.counts["latest_no_gap"] += 1
         if p.ch == "book":
             self.check("latest_book_full", p.snap, lambda: f"{p.sym} {p.seq}: no full window: {p.raw[:200]!r}")
             first = s.due or s.spare or s.origin in ("accepted", "as_new", "switch")

@@ -325,7 +325,7 @@ async def renewal(world, mint):
         return await session.close()
     await session.command({"op": "auth", "token": narrow})
     from patterns import Grant
-    lost = {("trade", s) for s in out} | {("ticker", s) for s in keep if s in out}
+    lost = {("trade", s) for s in out if s.startswith("SIM:")} | {("ticker", s) for s in keep if s in out}
 
     def told():
         return {(m.get("channel"), s) for m in session.model.taken_away for s in m.get("symbols", [])}

@@ -160,6 +160,8 @@ class Session:
         return done
 
     async def close(self):
+        if self.socket and self.socket.alive and not self.exempt:
+            self.world.report.check("healthy_not_closed", True)
         if self.model:
             self.model.end()
         if self.socket:
