@@ -92,7 +92,7 @@ class Hub:
             session.close(4503)
         elif session.authenticated and time.time() > session.expires and "expiry" not in self.breaks:
             session.close(4004)
-        elif now - session.heard > timing.heartbeat and "heartbeat" not in self.breaks:
+        elif now - session.heard > timing.heartbeat and not {"heartbeat", "stalled_kept"} & self.breaks:
             session.close(4002)
         elif now - session.pinged > timing.ping and "ping" not in self.breaks:
             session.pinged = now
@@ -112,7 +112,7 @@ class Hub:
                 return await self.upgrade(reader, writer, headers, parse_qs(path.query))
             self.answer(writer, *self.http(method, path, headers), headers)
             await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

@@ -15,6 +15,7 @@ import probe_grant
 import probe_http
 import probe_scenes
 import stalled
+import watchdog
 from actor import Actor
 from clock import Lag, Timing
 from oracle import Oracle
@@ -84,6 +85,7 @@ async def random_part(world, args, narrow, rest):
     watcher = None
     if narrow[0] and "grant" in args.parts:
         watcher = await probe_grant.ask_for_everything(world, *narrow)
+    dog = asyncio.create_task(watchdog.run(world))
     until = time.monotonic() + args.seconds
     actors = cast(world, args, narrow)
     done = await asyncio.gather(*(a.run(until) for a in actors), return_exceptions=True)
@@ -93,6 +95,7 @@ async def random_part(world, args, narrow, rest):
             if not isinstance(outcome, (OSError, asyncio.TimeoutError)):
                 world.report.fail("answered", f"the judge itself failed in actor #{actor.index}: {outcome!r}", actor.session)
     await final.run(world, rest, args.seed)
+    dog.cancel()
     await judged
     events = sum(m.events for m in world.models)
     world.report.fact(f"{len(world.models)} connections, {events} events checked, "

@@ -29,7 +29,7 @@ CASES = {
     "book_crossed": ("book_crossed", RANDOM), "content": ("same_everywhere", RANDOM),
     "latest_back": ("latest_grows", RANDOM), "latest_gap": ("latest_no_gap", RANDOM),
     "latest_delta": ("latest_book_full", RANDOM), "rate_ignored": ("max_rate", RANDOM), "last_lost": ("last_value", RANDOM),
-    "one_stands": ("fresh_value last_value", RANDOM), "status_untold": ("status_told", RANDOM),
+    "one_stands": ("fresh_value", RANDOM), "every_stands": ("healthy_no_stall", RANDOM), "status_untold": ("status_told", RANDOM),
     "status_twice": ("status_once", RANDOM), "status_late": ("status_before_snapshot", RANDOM),
     "resume_hole": ("resume_continues", "scenes,random"), "resume_snapshot": ("resume_no_snapshot", "scenes"),
     "resume_any_epoch": ("resume_as_new", RANDOM), "resume_relist": ("resume_refused", "scenes"),

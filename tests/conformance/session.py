@@ -91,6 +91,12 @@ class Session:
         return self
 
     def _receive(self, raw, is_text):
+        try:
+            self._take(raw, is_text)
+        except Exception as error:    # a message so odd that the judge stumbles is reported, not lost
+            self.world.report.fail("form", f"the judge stumbled ({error!r}) over {raw[:300]!r}", self)
+
+    def _take(self, raw, is_text):
         now = time.monotonic()
         self.tail.append((now, "<", raw))
         if self.messages is not None:

@@ -33,6 +33,7 @@ async def judge(world, session, since):
         pass
     drained, code = session.socket.received - before, session.socket.close_code
     session.model.end()
+    report.fact(f"{session.label}: {'closed' if session.socket.closed.done() else 'open'}, code {code}, {drained} bytes drained")
     if session.socket.closed.done():
         lost = code is None     # reset behind a full socket: the code stands in the metrics only
         report.check("stalled_closed", lost or code == 4001, lambda: f"closed with {code}, not 4001", session)
