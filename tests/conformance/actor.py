@@ -119,7 +119,7 @@ class Actor:
         else:
             seq = {s: n for s, (e, n) in values.items() if e == epoch}
         if len(seq) > 1 and rng.random() < 0.25:
-            del seq[syms[-1]]      # an unlisted instrument starts as if new
+            seq.pop(syms[-1], None)    # an unlisted instrument starts as if new
         msg = {"op": "subscribe", "channel": channel, "symbols": syms, "resume": {"epoch": epoch, "seq": seq}}
         if MODES[channel][0] != "every" or rng.random() < 0.3:
             msg["mode"] = "every"

@@ -49,7 +49,7 @@ async def measure(world, seconds):
     session = await Session(world, "measure").open()
     session.model.slack_until = float("inf")
     before = {}
-    limited = session.model.limits.get("max_rate") is not None
+    limited = bool(session.model.limits.get("max_rate"))
     mode = {} if limited else {"mode": "every"}
     for channel in ("ticker", "quote", "trade", "book"):
         options = {} if channel == "trade" else dict(mode, **({"mode": "latest"} if limited else {}))

@@ -127,7 +127,7 @@ class Model:
         channel = msg["channel"]
         mode = msg.get("mode", MODES[channel][0])
         rate, most = msg.get("max_rate"), self.limits.get("max_rate")
-        if mode == "latest" and most is not None:
+        if mode == "latest" and most:
             rate = most if rate is None else min(rate, most)
         depth = None
         if channel == "book":
@@ -150,7 +150,7 @@ class Model:
                 if (command.channel, sym) in self.streams:
                     return "bad_message"
         mode = msg.get("mode", MODES[command.channel][0])
-        if mode == "every" and self.limits.get("max_rate") is not None and command.channel in ("ticker", "quote", "book"):
+        if mode == "every" and self.limits.get("max_rate") and command.channel in ("ticker", "quote", "book"):
             return "not_entitled"
         return None
 
@@ -211,7 +211,9 @@ class Model:
         self.oracle.epoch(msg["sym"], msg["epoch"])
 
     def _on_answer(self, msg, op):
-        if "id" not in msg and op in ("subscribed", "unsubscribed") and None not in self.pending:
+        nameless = self.pending.get(None)
+        if "id" not in msg and op in ("subscribed", "unsubscribed") and (
+                nameless is None or not op.startswith(nameless.op) or self.url):
             return self._on_notice(msg, op)
         command = self.pending.get(msg.get("id"))
         same = command is not None and type(command.msg.get("id")) is type(msg.get("id"))
@@ -257,6 +259,9 @@ class Model:
         self.check("answer_shape", ok, lambda: f"{msg}")
         if msg.get("code") in ("bad_message", "unknown_op"):
             self.bad_count += 1
+        if msg.get("code") == "rate_limited":
+            self.report.note("a random session was rate_limited", str(msg)[:200])
+            return
         rule = "malformed" if command.bad else "error_code"
         if command.op == "subscribe" and command.msg.get("resume") and expected == "bad_message" and not command.bad:
             rule = "resume_refused"
@@ -563,7 +568,7 @@ class Model:
 
     def _owed(self, s, p):
         """A live event although a first snapshot is due: right only where there was no value yet."""
-        empty = s.last == 0 or not self.oracle.had_value((p.sym, p.ch, p.depth), s.last)
+        empty = p.ch != "book" and (s.last == 0 or not self.oracle.had_value((p.sym, p.ch, p.depth), s.last))
         rule = "resume_as_new" if s.origin == "as_new" else "snapshot_first"
         self.check(rule, empty, lambda: f"{p.ch} {p.sym} {p.seq}: live before the snapshot (accepted at {s.last})")
         s.due = False
@@ -577,11 +582,14 @@ class Model:
                 self.oracle.whole_book(p, self.session)
             self.check("latest_grows", p.seq > s.last or (first and p.seq == s.last) or s.origin == "switch",
                        lambda: f"book {p.sym}: {p.seq} follows {s.last}")
+            was_due = s.due
             if s.due:
                 s.due = False
             elif p.seq == s.last and s.spare:
                 s.spare -= 1
             s.last, s.origin = p.seq, "live"
+            if was_due:
+                return self._rate_reset(s, now)
         elif p.snap:
             was_due = s.due
             self._snapshot(s, p)

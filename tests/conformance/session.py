@@ -171,6 +171,7 @@ class Session:
         if self.model:
             self.model.end()
         if self.socket:
+            self.socket.on_message = lambda payload, is_text: None    # what comes behind our own close is not judged
             await self.socket.close()
 
     def judge_close(self):

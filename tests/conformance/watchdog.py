@@ -20,13 +20,13 @@ def look(world, behind):
         for (channel, sym), s in model.streams.items():
             newest, _ = world.oracle.newest.get((sym, channel, s.depth), (0, 0))
             if newest <= s.last:
-                behind.pop(s, None)
+                behind.pop((s, s.depth), None)
                 continue
-            goal, since = behind.setdefault(s, (newest, now))
+            goal, since = behind.setdefault((s, s.depth), (newest, now))
             if s.last >= goal:
-                behind[s] = (newest, now)
+                behind[s, s.depth] = (newest, now)
             elif now - since > STALL + (1 / s.max_rate if s.max_rate else 0):
-                behind[s] = (newest, now)
+                behind[s, s.depth] = (newest, now)
                 if world.lag.worst_since(since) > 1.0:
                     world.report.note("a stream that stood still not judged, because the judge itself ran late")
                     continue
