@@ -4,9 +4,21 @@
 //! only door to the store of latest values; there each event is numbered, encoded once and
 //! published to the lanes of the fanout workers, which own their subscribers.
 
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod fanout;
+pub mod ingest;
+pub mod limits;
+pub mod metrics;
 pub mod model;
-
+pub mod provider;
+pub mod session;
+pub mod settings;
 pub mod shutdown;
+pub mod store;
 pub mod time;
+pub mod transport;
+pub mod wire;
 
 mod sync;

@@ -1,10 +1,12 @@
 //! Values: pure, small, without clocks or I/O. Imports nothing else of the crate.
 
+mod book;
 mod channel;
 mod decimal;
 mod event;
 mod instrument;
 
+pub use book::{BOOK_LEVELS_MAX, Book, BookFault, Window};
 pub use channel::{Channel, Depth, StreamId, StreamKind};
 pub use decimal::{Decimal, DecimalError};
 pub use event::{

@@ -1,0 +1,149 @@
+//! Finds out over REST which instruments there are, and picks some for each client.
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+use crate::{
+    options::{PerClient, Plan, matches},
+    random::Random,
+};
+
+/// A page of instruments larger than this is refused.
+const PAGE_BYTES_MAX: usize = 16 << 20;
+/// More pages than this mean that the cursor goes in circles.
+const PAGES_MAX: usize = 10_000;
+
+#[derive(Deserialize)]
+struct Page {
+    instruments: Vec<Listed>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: String,
+}
+
+/// The instruments that the clients may choose from, sorted. Asks the hub only where a pattern has to be resolved.
+///
+/// # Errors
+/// The hub cannot be asked, or lists too few for what every client is to hold.
+pub async fn instruments(plan: &Plan) -> anyhow::Result<Vec<String>> {
+    let patterns = &plan.options.symbols;
+    if plan.options.symbols_per_client == PerClient::All {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<String> = if patterns.iter().any(|pattern| pattern.contains('*')) {
+        let mut listed = list(plan).await.context("the list of instruments")?;
+        listed.retain(|id| patterns.iter().any(|pattern| matches(pattern, id)));
+        listed
+    } else {
+        patterns.clone()
+    };
+    found.sort_unstable();
+    found.dedup();
+    ensure!(!found.is_empty(), "no instrument matches {}", patterns.join(","));
+    if let PerClient::Count(count) = plan.options.symbols_per_client {
+        ensure!(
+            count <= found.len(),
+            "--symbols-per-client is {count}, but there are only {} instruments",
+            found.len()
+        );
+    }
+    Ok(found)
+}
+
+async fn list(plan: &Plan) -> anyhow::Result<Vec<String>> {
+    let stream = TcpStream::connect(plan.target.http_address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let mut found = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let mut path = "/api/v1/instruments?limit=1000".to_owned();
+        if let Some(cursor) = &cursor {
+            path.push_str("&cursor=");
+            path.push_str(&percent_encoded(cursor));
+        }
+        let request = Request::get(path)
+            .header("host", &plan.target.http_host)
+            .header("authorization", format!("Bearer {}", plan.token))
+            .body(Empty::<Bytes>::new())?;
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), PAGE_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the answer: {error}"))?.to_bytes();
+        if status != StatusCode::OK {
+            bail!("HTTP {status}: {}", crate::measure::shown(&body));
+        }
+        let page: Page = serde_json::from_slice(&body)?;
+        found.extend(page.instruments.into_iter().map(|listed| listed.id));
+        match page.next_cursor {
+            Some(next) if !next.is_empty() => cursor = Some(next),
+            _ => {
+                driver.abort();
+                return Ok(found);
+            }
+        }
+    }
+    bail!("more than {PAGES_MAX} pages")
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// `count` different numbers below `of`, in no order; the same for the same seed and client.
+pub fn pick(seed: u64, client: usize, count: usize, of: usize) -> Vec<u32> {
+    let mut random = Random::new(seed ^ (client as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    // Robert Floyd's sampling: as many steps as numbers wanted, whatever there is to choose from.
+    let mut picked: Vec<u32> = Vec::with_capacity(count);
+    for upper in of - count..of {
+        let candidate = random.below(upper as u64 + 1) as u32;
+        let taken = picked.contains(&candidate);
+        picked.push(if taken { upper as u32 } else { candidate });
+    }
+    picked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_pick_has_no_doubles_repeats_by_seed_and_reaches_everything() {
+        let mut seen = BTreeSet::new();
+        for client in 0..500 {
+            let picked = pick(7, client, 20, 50);
+            assert_eq!(picked, pick(7, client, 20, 50));
+            let distinct: BTreeSet<u32> = picked.iter().copied().collect();
+            assert_eq!(distinct.len(), 20);
+            assert!(distinct.iter().all(|number| *number < 50));
+            seen.extend(distinct);
+        }
+        assert_eq!(seen.len(), 50);
+        assert_ne!(pick(7, 1, 20, 50), pick(8, 1, 20, 50));
+        assert_eq!(pick(1, 0, 3, 3).into_iter().collect::<BTreeSet<_>>().len(), 3);
+    }
+
+    #[test]
+    fn a_cursor_survives_the_query() {
+        assert_eq!(percent_encoded("SIM:A/B+c"), "SIM%3AA%2FB%2Bc");
+    }
+}

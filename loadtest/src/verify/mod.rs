@@ -1,0 +1,374 @@
+//! What one client must receive, as a state machine without I/O: the numbers of each of its streams.
+//!
+//! A stream costs 12 bytes, because tens of thousands of clients hold many of them each.
+
+use std::fmt;
+
+/// What kind of streams a client holds; the same for all its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// `every` (no hole without a gap) or `latest` (only growing numbers).
+    pub every: bool,
+    /// Whether the channel is `book`, whose gaps are followed by a snapshot and whose `latest` is all snapshots.
+    pub book: bool,
+}
+
+/// What a sound event was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The state sent first, or anew after a gap.
+    Snapshot,
+    /// A live event; in `latest`, how many numbers it passes over.
+    Live {
+        /// Numbers conflated into this event.
+        conflated: u64,
+    },
+}
+
+/// How a server broke a guarantee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Data of an instrument that no answer has named.
+    NotSubscribed {
+        /// The number it carried.
+        seq: u64,
+    },
+    /// Numbers are missing and no gap names them.
+    Hole {
+        /// The number that had to come.
+        expected: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// A number that is not greater than the last one.
+    Repeat {
+        /// The last number.
+        last: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// A live event though a value was there to be sent as snapshot first.
+    SnapshotMissing {
+        /// The number in `accepted`.
+        accepted: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// A snapshot older than what the answer said was published.
+    SnapshotBehind {
+        /// The number in `accepted`, or of the gap that it follows.
+        accepted: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// A snapshot in the middle of live events.
+    SnapshotUnasked {
+        /// The last number.
+        last: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// A book's gap must be followed by a snapshot of the gap's last number.
+    BookSnapshot {
+        /// The gap's `to`.
+        gap_to: u64,
+        /// The number that came.
+        got: u64,
+        /// Whether what came was a snapshot at all.
+        snapshot: bool,
+    },
+    /// A gap that does not begin with the next number, or ends before it begins.
+    GapMismatch {
+        /// The next number.
+        expected: u64,
+        /// The gap's `from`.
+        from: u64,
+        /// The gap's `to`.
+        to: u64,
+    },
+    /// A gap in `latest` mode, which has none.
+    GapInLatest {
+        /// The gap's `from`.
+        from: u64,
+        /// The gap's `to`.
+        to: u64,
+    },
+    /// Other clients have received a later number and had it for long enough.
+    LeftBehind {
+        /// The last number that this client has.
+        last: u64,
+        /// The number that others have.
+        others: u64,
+    },
+    /// A value was there, and no snapshot has come to the end of the run.
+    SnapshotNever {
+        /// The number in `accepted`.
+        accepted: u64,
+    },
+}
+
+impl Fault {
+    /// A short name, the same for all numbers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NotSubscribed { .. } => "not_subscribed",
+            Self::Hole { .. } => "hole",
+            Self::Repeat { .. } => "repeat",
+            Self::SnapshotMissing { .. } => "snapshot_missing",
+            Self::SnapshotBehind { .. } => "snapshot_behind",
+            Self::SnapshotUnasked { .. } => "snapshot_unasked",
+            Self::BookSnapshot { .. } => "book_snapshot",
+            Self::GapMismatch { .. } => "gap_mismatch",
+            Self::GapInLatest { .. } => "gap_in_latest",
+            Self::LeftBehind { .. } => "left_behind",
+            Self::SnapshotNever { .. } => "snapshot_never",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NotSubscribed { seq } => write!(f, "seq {seq} of a stream that no `subscribed` has named"),
+            Self::Hole { expected, got } => {
+                write!(f, "seq {got} where {expected} had to come, and no gap names the rest")
+            }
+            Self::Repeat { last, got } => write!(f, "seq {got} after {last}"),
+            Self::SnapshotMissing { accepted, got } => {
+                write!(f, "live seq {got} with no snapshot before it, though {accepted} was published")
+            }
+            Self::SnapshotBehind { accepted, got } => write!(f, "snapshot {got}, though {accepted} was published"),
+            Self::SnapshotUnasked { last, got } => {
+                write!(f, "snapshot {got} in the middle of live events, after {last}")
+            }
+            Self::BookSnapshot { gap_to, got, snapshot } => {
+                let kind = if snapshot { "snapshot" } else { "live seq" };
+                write!(f, "{kind} {got} after a book gap, where snapshot {gap_to} had to come")
+            }
+            Self::GapMismatch { expected, from, to } => write!(f, "gap {from}..{to} where {expected} had to come"),
+            Self::GapInLatest { from, to } => write!(f, "gap {from}..{to} in `latest` mode"),
+            Self::LeftBehind { last, others } => write!(f, "stopped at seq {last} while others got {others}"),
+            Self::SnapshotNever { accepted } => write!(f, "nothing ever came, though {accepted} was published"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Asked for; no answer yet.
+    Asked,
+    /// Answered, and nothing was published: live may begin without a snapshot.
+    Empty,
+    /// Answered, and the number says a value is there: its snapshot comes first.
+    Fresh,
+    /// In the middle of live events.
+    Live,
+    /// A book after a gap: its snapshot comes next.
+    Torn,
+}
+
+/// A phase and the number it is about, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stream(u64);
+
+const SEQ_BITS: u32 = 61;
+const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;
+
+impl Stream {
+    fn new(phase: Phase, seq: u64) -> Self {
+        Self((phase as u64) << SEQ_BITS | (seq & SEQ_MASK))
+    }
+
+    fn answered(seq: u64) -> Self {
+        Self::new(if seq == 0 { Phase::Empty } else { Phase::Fresh }, seq)
+    }
+
+    fn phase(self) -> Phase {
+        match self.0 >> SEQ_BITS {
+            0 => Phase::Asked,
+            1 => Phase::Empty,
+            2 => Phase::Fresh,
+            3 => Phase::Live,
+            _ => Phase::Torn,
+        }
+    }
+
+    fn seq(self) -> u64 {
+        self.0 & SEQ_MASK
+    }
+}
+
+/// All streams of one client, by dense symbol number.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// Sorted, beside `states`.
+    symbols: Vec<u32>,
+    states: Vec<Stream>,
+}
+
+impl Streams {
+    /// Remembers that a subscription to `symbol` was sent.
+    pub fn ask(&mut self, symbol: u32) {
+        if let Err(at) = self.symbols.binary_search(&symbol) {
+            self.symbols.insert(at, symbol);
+            self.states.insert(at, Stream::new(Phase::Asked, 0));
+        }
+    }
+
+    /// A `subscribed` names `symbol` with the number last published. A stream that is already known goes on: saying
+    /// it again changes nothing.
+    pub fn accept(&mut self, symbol: u32, seq: u64) {
+        self.ask(symbol);
+        if let Ok(at) = self.symbols.binary_search(&symbol)
+            && self.states[at].phase() == Phase::Asked
+        {
+            self.states[at] = Stream::answered(seq);
+        }
+    }
+
+    /// The server says that `symbol` has ended or was refused. Returns whether it was held.
+    pub fn remove(&mut self, symbol: u32) -> bool {
+        let found = self.symbols.binary_search(&symbol);
+        if let Ok(at) = found {
+            self.symbols.remove(at);
+            self.states.remove(at);
+        }
+        found.is_ok()
+    }
+
+    /// Numbering of `symbol` starts anew.
+    pub fn restart(&mut self, symbol: u32) {
+        if let Some(at) = self.position(symbol)
+            && self.states[at].phase() != Phase::Asked
+        {
+            self.states[at] = Stream::answered(0);
+        }
+    }
+
+    /// How many streams are held.
+    pub fn len(&self) -> usize {
+        self.symbols.len()
+    }
+
+    /// Whether no stream is held.
+    pub fn is_empty(&self) -> bool {
+        self.symbols.is_empty()
+    }
+
+    /// Streams that were asked for and never answered.
+    pub fn unanswered(&self) -> usize {
+        self.states.iter().filter(|state| state.phase() == Phase::Asked).count()
+    }
+
+    /// Every stream that has received something, with its last number.
+    pub fn progress(&self) -> impl Iterator<Item = (u32, u64)> {
+        let heard = |(symbol, state): (&u32, &Stream)| {
+            matches!(state.phase(), Phase::Live | Phase::Torn).then(|| (*symbol, state.seq()))
+        };
+        self.symbols.iter().zip(&self.states).filter_map(heard)
+    }
+
+    /// Where a stream stands against the last number that any client has seen by then (0 = none): the fault that it
+    /// is, unless it has caught up.
+    pub fn behind(&self, rules: Rules, frontier: impl Fn(u32) -> u64) -> Vec<(u32, Fault)> {
+        let judge = |(symbol, state): (&u32, &Stream)| {
+            let (others, last) = (frontier(*symbol), state.seq());
+            let fault = match state.phase() {
+                Phase::Asked => return None,
+                // A book that is not in step with its venue has no snapshot to give.
+                Phase::Fresh if !rules.book => Fault::SnapshotNever { accepted: last },
+                _ if last < others => Fault::LeftBehind { last, others },
+                _ => return None,
+            };
+            Some((*symbol, fault))
+        };
+        self.symbols.iter().zip(&self.states).filter_map(judge).collect()
+    }
+
+    /// A client's symbols are few, or all there are; the latter stand at their own number.
+    #[inline]
+    fn position(&self, symbol: u32) -> Option<usize> {
+        match self.symbols.get(symbol as usize) {
+            Some(same) if *same == symbol => Some(symbol as usize),
+            _ => self.symbols.binary_search(&symbol).ok(),
+        }
+    }
+
+    /// Judges an event. After a fault the stream goes on from the number that came, so that one loss is one fault.
+    ///
+    /// # Errors
+    /// The guarantee that it breaks.
+    #[inline]
+    pub fn event(&mut self, rules: Rules, symbol: u32, seq: u64, snapshot: bool) -> Result<Verdict, Fault> {
+        let Some(at) = self.position(symbol) else { return Err(Fault::NotSubscribed { seq }) };
+        let state = self.states[at];
+        if state.phase() == Phase::Live && !snapshot && seq == state.seq() + 1 {
+            self.states[at] = Stream::new(Phase::Live, seq);
+            return Ok(Verdict::Live { conflated: 0 });
+        }
+        let verdict = judge(state, rules, seq, snapshot);
+        let keep = match verdict {
+            Err(Fault::NotSubscribed { .. }) => return verdict,
+            Err(Fault::Repeat { last, .. }) => last,
+            _ => seq,
+        };
+        self.states[at] = Stream::new(Phase::Live, keep);
+        verdict
+    }
+
+    /// Judges a gap notice; `Ok` is how many numbers it names.
+    ///
+    /// # Errors
+    /// The guarantee that it breaks.
+    pub fn gap(&mut self, rules: Rules, symbol: u32, from: u64, to: u64) -> Result<u64, Fault> {
+        let Some(at) = self.position(symbol) else { return Err(Fault::NotSubscribed { seq: from }) };
+        let state = self.states[at];
+        let expected = state.seq() + 1;
+        if state.phase() == Phase::Asked {
+            return Err(Fault::NotSubscribed { seq: from });
+        }
+        if !rules.every {
+            return Err(Fault::GapInLatest { from, to });
+        }
+        let sound = from == expected && to >= from && to <= SEQ_MASK;
+        let next = match state.phase() {
+            // The snapshot is still owed, and covers the gap.
+            Phase::Fresh => Phase::Fresh,
+            _ if rules.book => Phase::Torn,
+            _ => Phase::Live,
+        };
+        self.states[at] = Stream::new(next, to.min(SEQ_MASK).max(state.seq()));
+        if sound { Ok(to - from + 1) } else { Err(Fault::GapMismatch { expected, from, to }) }
+    }
+}
+
+/// Every case but the commonest one.
+fn judge(state: Stream, rules: Rules, seq: u64, snapshot: bool) -> Result<Verdict, Fault> {
+    let last = state.seq();
+    match state.phase() {
+        Phase::Asked => Err(Fault::NotSubscribed { seq }),
+        Phase::Empty | Phase::Fresh if snapshot => {
+            if seq >= last.max(1) {
+                Ok(Verdict::Snapshot)
+            } else {
+                Err(Fault::SnapshotBehind { accepted: last, got: seq })
+            }
+        }
+        Phase::Fresh => Err(Fault::SnapshotMissing { accepted: last, got: seq }),
+        Phase::Torn if snapshot && seq == last => Ok(Verdict::Snapshot),
+        Phase::Torn => Err(Fault::BookSnapshot { gap_to: last, got: seq, snapshot }),
+        Phase::Live if snapshot && (rules.every || !rules.book) => Err(Fault::SnapshotUnasked { last, got: seq }),
+        Phase::Empty | Phase::Live => {
+            if seq <= last {
+                Err(Fault::Repeat { last, got: seq })
+            } else if rules.every && seq != last + 1 {
+                Err(Fault::Hole { expected: last + 1, got: seq })
+            } else {
+                Ok(Verdict::Live { conflated: seq - last - 1 })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! The harness as its users run it, against a hub that breaks one guarantee on order: it must notice every one, and
+//! accuse nobody who kept them all.
+
+#![allow(clippy::unwrap_used)]
+
+mod fake_hub;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
+
+use fake_hub::{Deed, FakeHub, TOKEN};
+use serde_json::Value;
+
+struct Run {
+    exit: i32,
+    output: Output,
+    result: Value,
+}
+
+impl Run {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned() + &String::from_utf8_lossy(&self.output.stderr)
+    }
+}
+
+fn against(hub: &FakeHub, arguments: &[&str]) -> Run {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("result.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address), "--clients", "8"])
+        .args(if arguments.contains(&"--symbols") { &[][..] } else { &["--symbols", "SIM:*"] })
+        .args(["--settle", "0s", "--warmup", "100ms", "--duration", "400ms", "--tail", "1s", "--check-values", "1"])
+        .args(arguments)
+        .arg("--json")
+        .arg(&json)
+        .env("TICKHUB_TOKEN", TOKEN)
+        .output()
+        .unwrap();
+    let result = std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+    Run { exit: output.status.code().unwrap(), output, result }
+}
+
+/// Timed deliveries over counted ones: threads enter the window within a turn of each other, so not quite 1.
+fn timed_share(result: &Value) -> f64 {
+    let share = result["latency_us"]["count"].as_f64().unwrap() / result["window"]["deliveries"].as_f64().unwrap();
+    share.min(1.0 / share)
+}
+
+#[test]
+fn a_hub_that_keeps_its_promises_passes() {
+    let hub = FakeHub::start(Deed::Nothing);
+    let pid = std::process::id().to_string();
+    let run = against(&hub, &["--symbols-per-client", "3", "--threads", "2", "--pid", &pid]);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    let result = &run.result;
+    assert_eq!((&result["outcome"], &result["connect"]["ready"]), (&"ok".into(), &8.into()));
+    assert_eq!((&result["connect"]["streams"], &result["options"]["instruments"]), (&24.into(), &4.into()));
+    // 24 streams, one number in 2 ms, for 400 ms, give or take the window's edges on a busy machine.
+    let deliveries = result["window"]["deliveries"].as_u64().unwrap();
+    assert!((2_400..9_600).contains(&deliveries), "{deliveries}");
+    assert!(timed_share(result) > 0.8, "{}", run.text());
+    assert!(result["hub"]["rss_idle_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(result["window"]["slow_path"], 0);
+    assert!(run.text().contains("violations   0"));
+}
+
+#[test]
+fn every_broken_promise_is_noticed_and_named() {
+    let cases = [
+        (Deed::Lose, "hole"),
+        (Deed::Repeat, "repeat"),
+        (Deed::Reorder, "hole"),
+        (Deed::Corrupt, "message"),
+        (Deed::CorruptValue, "value"),
+        (Deed::NoSnapshot, "snapshot_missing"),
+        (Deed::OldSnapshot, "snapshot_behind"),
+        (Deed::BeforeAnswer, "not_subscribed"),
+        (Deed::Foreign, "not_subscribed"),
+        (Deed::WrongGap, "hole"),
+        (Deed::LoseTail, "left_behind"),
+        (Deed::Binary, "binary"),
+        (Deed::Masked, "frame"),
+    ];
+    std::thread::scope(|scope| {
+        for (deed, name) in cases {
+            scope.spawn(move || {
+                let run = against(&FakeHub::start(deed), &[]);
+                assert_eq!(run.exit, 1, "{deed:?}: {}", run.text());
+                assert!(run.result["violations"]["by_name"][name].as_u64() > Some(0), "{deed:?}: {}", run.text());
+                assert!(run.text().contains(": client "), "{deed:?}: {}", run.text());
+                assert_eq!(run.result["outcome"], "violations");
+            });
+        }
+    });
+}
+
+#[test]
+fn an_honest_gap_is_no_fault_and_is_counted() {
+    let run = against(&FakeHub::start(Deed::HonestGap), &["--warmup", "0s"]);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    assert_eq!(run.result["gaps_by_cause"]["slow_consumer"], 1);
+}
+
+#[test]
+fn pieces_fragments_and_pings_are_no_fault() {
+    let run = against(&FakeHub::start(Deed::Trickle), &["--clients", "1"]);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    assert!(run.result["window"]["deliveries"].as_u64().unwrap() > 50, "{}", run.text());
+}
+
+#[test]
+fn latest_may_skip_numbers_and_every_may_not() {
+    let latest = against(&FakeHub::start(Deed::Conflate), &["--mode", "latest", "--clients", "1"]);
+    assert_eq!(latest.exit, 0, "{}", latest.text());
+    let window = &latest.result["window"];
+    let (delivered, passed) = (window["deliveries"].as_u64().unwrap(), window["conflated"].as_u64().unwrap());
+    assert!(delivered > 20 && passed == delivered * 2, "{}", latest.text());
+    let every = against(&FakeHub::start(Deed::Conflate), &["--clients", "1"]);
+    assert_eq!(every.exit, 1, "{}", every.text());
+}
+
+#[test]
+fn patterns_can_be_subscribed_to_as_they_are() {
+    let run = against(&FakeHub::start(Deed::Nothing), &["--symbols-per-client", "all"]);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    assert_eq!(run.result["connect"]["streams"], 32);
+}
+
+#[test]
+fn a_subscriber_that_is_cut_off_is_reported_by_code() {
+    let closed = against(&FakeHub::start(Deed::Close), &[]);
+    assert_eq!((closed.exit, &closed.result["closes"]["4005"]), (0, &1.into()), "{}", closed.text());
+    let lost = against(&FakeHub::start(Deed::Drop), &[]);
+    assert_eq!(lost.result["closes"]["lost"], 1, "{}", lost.text());
+    assert!(lost.text().contains("lost their connection"));
+}
+
+#[test]
+fn who_cannot_subscribe_makes_the_run_incomplete() {
+    let refused = against(&FakeHub::start(Deed::Refuse), &[]);
+    assert_eq!(refused.exit, 1, "{}", refused.text());
+    assert_eq!((&refused.result["outcome"], &refused.result["connect"]["failed"]), (&"incomplete".into(), &1.into()));
+    assert!(refused.text().contains("401"));
+    let rejected = against(&FakeHub::start(Deed::Reject), &["--symbols-per-client", "2"]);
+    assert_eq!((rejected.exit, &rejected.result["connect"]["rejected"]["not_entitled"]), (1, &1.into()));
+}
+
+#[test]
+fn slow_subscribers_are_told_apart_and_still_judged() {
+    for rate in ["never", "2000"] {
+        let run = against(&FakeHub::start(Deed::Nothing), &["--slow", "25%", "--slow-rate", rate]);
+        assert_eq!(run.exit, 0, "{}", run.text());
+        let slow = &run.result["slow"];
+        assert_eq!(slow["clients"], 2);
+        // What they did not read in the window they read at its end, and none of it is missing.
+        assert!(slow["deliveries"].as_u64().unwrap() > 200, "{}", run.text());
+        assert!(timed_share(&run.result) > 0.8, "{}", run.text());
+    }
+}
+
+#[test]
+fn what_cannot_begin_says_why() {
+    let hub = FakeHub::start(Deed::Nothing);
+    for (arguments, reason) in [
+        (&["--symbols", "NONE:*"][..], "no instrument matches"),
+        (&["--symbols-per-client", "9"], "only 4 instruments"),
+        (&["--token", "wrong"], "401"),
+        (&["--clients", "100000000"], "open files"),
+        (&["--pid", "4000000000"], "process"),
+        (&["--channel", "status"], "no numbers"),
+    ] {
+        let run = against(&hub, arguments);
+        assert_eq!(run.exit, 2, "{arguments:?}: {}", run.text());
+        assert!(run.text().contains(reason), "{arguments:?}: {}", run.text());
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_window_early_with_a_report() {
+    let hub = FakeHub::start(Deed::Nothing);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address), "--token", TOKEN, "--duration", "1h"])
+        .args(["--settle", "0s", "--warmup", "0s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(progress.any(|line| line.unwrap().contains("measuring")));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    progress.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("ended early"), "{text}");
+}

@@ -1,0 +1,29 @@
+//! Who may connect, and what they may have.
+//!
+//! A credential goes in with the time it is, and a [`Principal`] comes out: a subject, its role,
+//! and the [`Grant`] in which role and claims agree. Nothing here reads a clock.
+
+mod api_key;
+mod authenticator;
+mod claims;
+mod config;
+mod development;
+mod error;
+mod grant;
+#[cfg(test)]
+mod tests;
+
+pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
+pub use authenticator::{Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
+pub use claims::SUBJECT_BYTES_MAX;
+pub use config::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
+pub use development::{DevelopmentKey, KeyFileError, OpenToStrangers, check_listen};
+pub use error::{AuthError, SignError};
+pub use grant::{ChannelSet, GRANT_PATTERNS_MAX, Grant, NO_LIMIT, Narrowing, TooManyPatterns};
+
+/// Bytes from the system's generator; `None` where it has none.
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(bytes)
+}

@@ -1,0 +1,42 @@
+//! `tickhub check-config`: reads a configuration as the hub would, and says what it makes of it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::auth::AuthConfig;
+use crate::config::Config;
+
+/// Check a configuration, with the environment's TICKHUB__ variables above it.
+///
+/// Exit code 0 where a hub would start with it, 2 where something is wrong: each fault is told with
+/// its place and what to do.
+#[derive(Args, Debug)]
+pub(super) struct CheckConfigArgs {
+    /// The TOML file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(super) fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let config = Config::load(Some(&args.file))?;
+    let venues: Vec<_> = config.provider.iter().map(|provider| provider.venue()).collect();
+    let venues = if venues.is_empty() { "none: there is nothing to serve".to_owned() } else { venues.join(", ") };
+    writeln!(out, "{}: ok", args.file.display())?;
+    writeln!(out, "  prices       http://{0}, ws://{0}/api/v1/ws/prices", config.server.listen)?;
+    writeln!(out, "  operations   http://{}", config.server.ops_listen)?;
+    writeln!(out, "  credentials  {}", credentials(&config.auth))?;
+    writeln!(out, "  venues       {venues}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn credentials(auth: &AuthConfig) -> String {
+    if auth.is_development() {
+        return "development mode: a key of its own, loopback only".to_owned();
+    }
+    let kids: Vec<_> = auth.keys.iter().map(|key| key.kid.as_str()).collect();
+    let keys = if kids.is_empty() { "no keys for tokens".to_owned() } else { format!("keys {}", kids.join(", ")) };
+    format!("{keys}; API keys: {}", auth.api_keys.len())
+}

@@ -1,0 +1,189 @@
+//! The configuration: defaults, below a TOML file, below the environment.
+//!
+//! Each module that has settings defines its own section; here they are put together, read, and
+//! every fault is told with its key, its place, and what to do. `config/tickhub.example.toml`
+//! names every key; a test keeps it equal to the defaults here.
+
+mod explain;
+mod layers;
+mod sections;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
+
+use crate::auth::{AuthConfig, check_listen};
+use crate::provider::ProviderConfig;
+use crate::settings::Fault;
+use layers::Layers;
+
+/// Longest configuration file, in bytes: keeps a wrong path from filling the memory.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The key of faults of a file that is no TOML.
+const TOML: &str = "TOML";
+
+/// All settings of a hub.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Addresses, threads, the state directory.
+    pub server: ServerConfig,
+    /// How long the hub waits for others.
+    pub timeouts: TimeoutsConfig,
+    /// What sessions may take.
+    pub limits: LimitsConfig,
+    /// Who may connect.
+    pub auth: AuthConfig,
+    /// Venues, each with its `kind` and the settings of that kind.
+    pub provider: Vec<ProviderConfig>,
+    /// What is written to standard error.
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: ServerConfig::default(),
+            timeouts: TimeoutsConfig::default(),
+            limits: LimitsConfig::default(),
+            auth: AuthConfig::default(),
+            provider: vec![ProviderConfig::Sim(Default::default())],
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// A fault, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedFault {
+    /// `file:line`, or the variable's name; `None` for what stands nowhere.
+    pub place: Option<String>,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+impl From<Fault> for PlacedFault {
+    fn from(fault: Fault) -> Self {
+        Self { place: None, fault }
+    }
+}
+
+impl fmt::Display for PlacedFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        self.fault.fmt(f)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read at all.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// Its path, as it was given.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Everything that is wrong with it.
+    #[error("{}", listed(.0))]
+    Faulty(Vec<PlacedFault>),
+}
+
+fn listed(faults: &[PlacedFault]) -> String {
+    let head = if faults.len() == 1 { "one fault".to_owned() } else { format!("{} faults", faults.len()) };
+    let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    format!("the configuration has {head}:{lines}")
+}
+
+impl Config {
+    /// Reads `file`, if there is one, with the process's environment above it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault that was found.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let environment = std::env::vars_os();
+        let Some(path) = file else { return Self::read(None, environment) };
+        let name = path.display().to_string();
+        let unreadable = |source| ConfigError::Unreadable { path: name.clone(), source };
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut text = String::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            let long =
+                std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("longer than {FILE_BYTES_MAX} bytes"));
+            return Err(unreadable(long));
+        }
+        Self::read(Some((&name, &text)), environment)
+    }
+
+    /// Reads a file's name and text, with the variables of `environment` above it. Of the disk it
+    /// reads only the files that `secret_file` names.
+    ///
+    /// # Errors
+    /// [`ConfigError::Faulty`] with every fault that was found.
+    pub fn read(
+        file: Option<(&str, &str)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Layers::default();
+        if let Some((name, text)) = file {
+            layers.file(name, text);
+        }
+        layers.environment(environment);
+        let mut config = layers.config();
+        let mut faults = Vec::new();
+        config.auth.read_secret_files(&mut faults);
+        config.check(&mut faults);
+        // With a key at fault, or a file that is no TOML, the hub only looks as if it had no keys.
+        let doubtful = |fault: &Fault| fault.key.starts_with("auth") || fault.key == TOML;
+        if !faults.iter().chain(layers.faults.iter().map(|placed| &placed.fault)).any(doubtful) {
+            config.check_strangers(&mut faults);
+        }
+        let placed = |fault: Fault| PlacedFault { place: layers.place(&fault.key), fault };
+        let faults: Vec<_> = faults.into_iter().map(placed).collect();
+        let faults = [layers.faults, faults].concat();
+        if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faulty(faults)) }
+    }
+
+    fn check(&self, faults: &mut Vec<Fault>) {
+        self.server.check(faults);
+        self.timeouts.check(faults);
+        self.limits.check(faults);
+        self.log.check(faults);
+        faults.extend(self.auth.faults());
+        for (index, provider) in self.provider.iter().enumerate() {
+            if let Err(reason) = provider.check() {
+                // "key: reason", where the fault is of one key.
+                let (key, reason) = match reason.split_once(": ") {
+                    Some((key, reason)) if !key.contains(' ') => (format!("provider[{index}].{key}"), reason),
+                    _ => (format!("provider[{index}]"), reason.as_str()),
+                };
+                faults.push(Fault::hidden(key, reason));
+            }
+            let earlier = self.provider[..index].iter().any(|other| other.venue() == provider.venue());
+            if earlier {
+                let reason = "is another provider's venue too; an instrument has one source";
+                faults.push(Fault::new(format!("provider[{index}].venue"), provider.venue(), reason));
+            }
+        }
+    }
+
+    /// In development mode every address must be loopback.
+    fn check_strangers(&self, faults: &mut Vec<Fault>) {
+        for (key, address) in [("server.listen", self.server.listen), ("server.ops_listen", self.server.ops_listen)] {
+            if let Err(open) = check_listen(&self.auth, &[address]) {
+                faults.push(Fault::new(key, address.to_string(), open.to_string()));
+            }
+        }
+    }
+}

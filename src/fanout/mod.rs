@@ -1,0 +1,23 @@
+//! From the lanes to the subscribers' outboxes.
+//!
+//! A [`Fanout`] is what one worker owns: it takes [`Event`]s, knows who wants them, and writes to
+//! a [`Sink`] what each session is owed. It is pure: no socket, no clock, no task.
+
+mod cohort;
+mod deliver;
+mod lane;
+mod outbox;
+mod requests;
+mod scope;
+mod stream;
+mod subscribe;
+mod subscriber;
+mod turn;
+mod worker;
+
+pub use lane::{BookUpdate, Event, LaneReader, LaneWriter, Standing, Update, Wake, lane};
+pub use outbox::Sink;
+pub use requests::{BookRequest, Requests};
+pub use subscribe::{AlreadyReached, Match, Outcome, SymbolFault};
+pub use subscriber::{Options, SessionId};
+pub use worker::{Counts, Fanout, Holdings, Latencies, OutboxLimits};

@@ -1,0 +1,50 @@
+//! A stream as a worker holds it: how far it is, and its value there.
+
+use smallvec::SmallVec;
+
+use super::cohort::CohortId;
+use super::subscriber::SessionId;
+use crate::model::{StreamId, UnixNanos, Window};
+use crate::wire::Frame;
+
+/// A book as the worker's subscribers have it.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) window: Window,
+    pub(super) ts_event: Option<UnixNanos>,
+    pub(super) received: Option<UnixNanos>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    /// The number up to which this worker has processed the stream.
+    pub(super) position: u64,
+    /// The newest event, encoded.
+    pub(super) frame: Option<Frame>,
+    /// The state at `position`, encoded as a snapshot; made when first needed.
+    pub(super) snapshot: Option<Frame>,
+    /// Books only; `None` until the window has come.
+    pub(super) replica: Option<Replica>,
+    pub(super) cohorts: SmallVec<[CohortId; 2]>,
+    /// Sessions whose join could not be served yet.
+    pub(super) waiting: Vec<SessionId>,
+    /// Events of this turn; more than one are conflated in `latest` mode.
+    pub(super) turn_events: u64,
+}
+
+impl Stream {
+    pub(super) fn new(id: StreamId, position: u64, snapshot: Option<Frame>) -> Self {
+        Self {
+            id,
+            position,
+            frame: None,
+            snapshot,
+            replica: None,
+            cohorts: SmallVec::new(),
+            waiting: Vec::new(),
+            turn_events: 0,
+        }
+    }
+}

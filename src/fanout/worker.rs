@@ -1,0 +1,416 @@
+//! One worker's state: who wants what, how far each stream is, and what is owed to whom. Pure:
+//! time is an argument, sockets are behind [`Sink`].
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use super::cohort::{CohortId, Cohorts};
+use super::outbox::Sink;
+use super::requests::{BookRequest, Requests};
+use super::scope::Scopes;
+use super::stream::Stream;
+use super::subscriber::{CLOSING, QUEUED, SessionId, Subscriber};
+use crate::metrics::Histogram;
+use crate::model::{InstrumentId, InstrumentKey, Pattern, StreamId, StreamKind};
+use crate::store::Store;
+use crate::wire::{CloseCode, Format, Frame, Head, Payload, Scratch, close_frame};
+
+/// Bounds of one session's outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// Events that may wait for a full socket before the overflow policy applies.
+    pub events_max: usize,
+    /// Bytes of such events.
+    pub bytes_max: usize,
+    /// Bytes of answers and states that may wait before no more commands are taken.
+    pub control_bytes_max: usize,
+}
+
+/// What a worker has counted since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events written.
+    pub deliveries: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Socket writes.
+    pub writes: u64,
+    /// Writes that found the socket full.
+    pub blocked: u64,
+    /// Events replaced by newer ones.
+    pub conflated: u64,
+    /// Events told of as a gap, by cause: slow consumer, upstream, hub.
+    pub gapped: [u64; 3],
+    /// Full outboxes whose session was told of a gap.
+    pub overflow_gaps: u64,
+    /// Full outboxes whose session was closed.
+    pub overflow_closes: u64,
+    /// Requests that found a feed thread's mailbox full.
+    pub requests_full: u64,
+}
+
+/// What a worker holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open sessions.
+    pub sessions: usize,
+    /// Entries of all sessions.
+    pub entries: usize,
+    /// Streams that someone wants.
+    pub streams: usize,
+    /// Sessions whose socket is full.
+    pub blocked: usize,
+    /// Bytes that wait in all outboxes.
+    pub outbox_bytes: usize,
+}
+
+/// The latencies that a worker measures.
+#[derive(Clone, Debug)]
+pub struct Latencies {
+    /// From the lane to the end of the turn that wrote the event.
+    pub lane_write: Arc<Histogram>,
+    /// From the venue's socket to there.
+    pub receive_write: Arc<Histogram>,
+}
+
+/// Frames to be written in this turn; sessions refer to them by index.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) frames: Vec<Frame>,
+    /// When each was received and queued; 0 = not measured.
+    pub(super) times: Vec<(u64, u64)>,
+    pub(super) touched: Vec<SessionId>,
+    /// Streams (by slab index) whose newest value `latest` sessions are to get.
+    pub(super) latest: Vec<u32>,
+    /// Frames copied together for one write, and of which indexes.
+    pub(super) joined: Vec<u8>,
+    pub(super) joined_of: Vec<u32>,
+}
+
+/// See the module.
+pub struct Fanout {
+    pub(super) worker: usize,
+    pub(super) store: Arc<Store>,
+    pub(super) format: Format,
+    pub(super) limits: OutboxLimits,
+    pub(super) scratch: Scratch,
+    /// By feed index: where books are asked for.
+    pub(super) requests: Vec<Requests>,
+    /// Requests that found the mailbox full.
+    pub(super) unsent: Vec<BookRequest>,
+    pub(super) sessions: Slab<Subscriber>,
+    pub(super) scopes: Scopes,
+    pub(super) cohorts: Cohorts,
+    pub(super) streams: Slab<Stream>,
+    /// By stream index: the stream's place in `streams`, plus one.
+    pub(super) stream_at: Vec<u32>,
+    /// Instruments that this worker has been told of.
+    pub(super) known: Vec<bool>,
+    pub(super) ids: FxHashMap<InstrumentId, InstrumentKey>,
+    pub(super) turn: Turn,
+    /// Sessions that are owed more than one turn may write.
+    pub(super) again: Vec<SessionId>,
+    /// Sessions that their full outbox has ended.
+    pub(super) ended: Vec<SessionId>,
+    pub(super) counts: Counts,
+    pub(super) latencies: Option<Latencies>,
+}
+
+impl Fanout {
+    /// Worker `worker`, with an empty set of sessions, knowing the instruments that exist.
+    #[must_use]
+    pub fn new(
+        worker: usize,
+        store: Arc<Store>,
+        limits: OutboxLimits,
+        requests: Vec<Requests>,
+        latencies: Option<Latencies>,
+    ) -> Self {
+        let mut fanout = Self {
+            worker,
+            store,
+            format: Format::Json,
+            limits,
+            scratch: Scratch::new(),
+            requests,
+            unsent: Vec::new(),
+            sessions: Slab::new(),
+            scopes: Scopes::default(),
+            cohorts: Cohorts::default(),
+            streams: Slab::new(),
+            stream_at: Vec::new(),
+            known: Vec::new(),
+            ids: FxHashMap::default(),
+            turn: Turn::default(),
+            again: Vec::new(),
+            ended: Vec::new(),
+            counts: Counts::default(),
+            latencies,
+        };
+        fanout.learn_instruments();
+        fanout
+    }
+
+    /// The store that it reads.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Opens a session that may see what `grant` selects.
+    pub fn open(&mut self, grant: Arc<[Pattern]>) -> SessionId {
+        self.sessions.insert(Subscriber::new(grant)) as SessionId
+    }
+
+    /// Forgets a session and all that it holds.
+    pub fn close(&mut self, session: SessionId) {
+        if !self.sessions.contains(session as usize) {
+            return;
+        }
+        let entries: Vec<u32> = self.sessions[session as usize].entries.iter().map(|(id, _)| id as u32).collect();
+        for entry in entries {
+            self.remove_entry(session, entry);
+        }
+        self.sessions.remove(session as usize);
+        self.turn.touched.retain(|s| *s != session);
+        self.again.retain(|s| *s != session);
+    }
+
+    /// Queues an answer, or anything else that is not an event, behind all that is queued.
+    pub fn answer(&mut self, session: SessionId, frame: Frame) {
+        let sub = &mut self.sessions[session as usize];
+        if sub.flags & CLOSING == 0 {
+            sub.outbox.push(frame, false);
+            sub.flags |= QUEUED;
+        }
+    }
+
+    /// Queues a ping or pong before everything that is not begun: a full outbox does not make a
+    /// healthy client look dead.
+    pub fn control(&mut self, session: SessionId, frame: Frame) {
+        let sub = &mut self.sessions[session as usize];
+        if sub.flags & CLOSING == 0 {
+            sub.outbox.push_front(frame);
+            sub.flags |= QUEUED;
+        }
+    }
+
+    /// Ends a session with a close frame. What waits is dropped, but for a frame that is begun;
+    /// with `flush` what is queued goes out first.
+    pub fn end(&mut self, session: SessionId, code: CloseCode, reason: &str, flush: bool) {
+        let sub = &mut self.sessions[session as usize];
+        if sub.flags & CLOSING != 0 {
+            return;
+        }
+        if !flush || sub.outbox.blocked {
+            sub.outbox.clear();
+        }
+        sub.turn.clear();
+        sub.joins = None;
+        sub.dirty = None;
+        sub.outbox.push(close_frame(code, reason), false);
+        sub.flags = CLOSING | QUEUED;
+    }
+
+    /// Whether more commands of a session may be taken: not while the answers to earlier ones
+    /// wait for its socket.
+    #[must_use]
+    pub fn takes_commands(&self, session: SessionId) -> bool {
+        let sub = &self.sessions[session as usize];
+        sub.flags & CLOSING == 0 && sub.outbox.control_bytes <= self.limits.control_bytes_max
+    }
+
+    /// Whether the session's socket is full: to be written again when it is writable.
+    #[must_use]
+    pub fn is_blocked(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_some_and(|sub| sub.outbox.blocked)
+    }
+
+    /// Since when a full socket has taken nothing; monotonic ns.
+    #[must_use]
+    pub fn blocked_since(&self, session: SessionId) -> Option<u64> {
+        self.sessions.get(session as usize).filter(|sub| sub.outbox.blocked).map(|sub| sub.outbox.since)
+    }
+
+    /// Whether the session is being closed, and its close frame is written.
+    #[must_use]
+    pub fn is_ended(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_none_or(|sub| sub.flags & CLOSING != 0 && sub.outbox.is_empty())
+    }
+
+    /// Whether the session was ended because its outbox was full.
+    #[must_use]
+    pub fn overflow_closed(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_some_and(|sub| sub.flags & CLOSING != 0)
+    }
+
+    /// Whether the session's socket failed.
+    #[must_use]
+    pub fn is_failed(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_some_and(|sub| sub.outbox.failed)
+    }
+
+    /// Entries that the session holds.
+    #[must_use]
+    pub fn entries(&self, session: SessionId) -> usize {
+        self.sessions[session as usize].entries.len()
+    }
+
+    /// Events and bytes that wait for the session's socket.
+    #[must_use]
+    pub fn backlog(&self, session: SessionId) -> (usize, usize) {
+        let outbox = &self.sessions[session as usize].outbox;
+        (outbox.events, outbox.event_bytes + outbox.control_bytes)
+    }
+
+    /// Sessions that their full outbox has ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Owes a session now what it would get at the end of a rate limit's pause: it is about to
+    /// be told to go.
+    pub fn release(&mut self, session: SessionId) {
+        let sub = &self.sessions[session as usize];
+        let mut owed = Vec::new();
+        for (_, entry) in &sub.entries {
+            let Some(cohort) = entry.cohort.map(|cohort| self.cohorts.cohort(cohort)) else { continue };
+            for (index, window) in &cohort.windows {
+                if window.dirty && !window.served.iter().any(|(served, _)| *served == session) {
+                    owed.push(*index);
+                }
+            }
+        }
+        for index in owed {
+            let sub = &mut self.sessions[session as usize];
+            if !sub.is_joining(index) {
+                sub.mark_dirty(index);
+            }
+        }
+    }
+
+    /// What was counted since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// What is held now; walks over all sessions.
+    #[must_use]
+    pub fn holdings(&self) -> Holdings {
+        let mut holdings =
+            Holdings { sessions: self.sessions.len(), streams: self.streams.len(), ..Holdings::default() };
+        for (_, sub) in &self.sessions {
+            holdings.entries += sub.entries.len();
+            holdings.blocked += usize::from(sub.outbox.blocked);
+            holdings.outbox_bytes += sub.outbox.event_bytes + sub.outbox.control_bytes;
+        }
+        holdings
+    }
+
+    /// When the next rate-limited update is due; monotonic ns.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        self.cohorts.next_due()
+    }
+
+    /// Whether a turn is needed even if no event comes.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.again.is_empty() || !self.turn.touched.is_empty() || !self.unsent.is_empty()
+    }
+
+    /// Instruments that have appeared without a word in a lane: at the start, or when a lane
+    /// overflowed.
+    pub(super) fn learn_instruments(&mut self) {
+        for index in 0..self.store.len() {
+            self.appear(InstrumentKey(index));
+        }
+    }
+
+    pub(super) fn stream_slot(&self, id: StreamId) -> Option<u32> {
+        self.stream_at.get(id.index()).and_then(|at| at.checked_sub(1))
+    }
+
+    /// The stream, made and wanted if nobody had it.
+    pub(super) fn obtain_stream(&mut self, id: StreamId) -> u32 {
+        if let Some(at) = self.stream_slot(id) {
+            return at;
+        }
+        self.store.want(id, self.worker);
+        let (position, snapshot) = self.stored(id);
+        let at = self.streams.insert(Stream::new(id, position, snapshot)) as u32;
+        if self.stream_at.len() <= id.index() {
+            let len = (id.key.index() + 1) * StreamKind::COUNT;
+            self.stream_at.resize(len, 0);
+        }
+        self.stream_at[id.index()] = at + 1;
+        if matches!(id.kind, StreamKind::Book(_)) {
+            self.request_book(id);
+        }
+        at
+    }
+
+    /// A stream's number and state in the store; every later event reaches the lane.
+    pub(super) fn stored(&mut self, id: StreamId) -> (u64, Option<Frame>) {
+        let store = Arc::clone(&self.store);
+        let Some(definition) = store.definition(id.key) else { return (0, None) };
+        let mut encode = |seq, ts, rx, payload: &Payload<'_>| {
+            let head = Head { id: &definition.id, seq, ts, rx, snapshot: true };
+            (seq, Some(self.format.encode(&mut self.scratch, &head, payload)))
+        };
+        let found = match id.kind {
+            StreamKind::Quote => {
+                store.quote(id.key).map(|(s, v)| encode(s.seq, v.ts_event, s.received, &Payload::Quote(&v)))
+            }
+            StreamKind::Trade => {
+                store.trade(id.key).map(|(s, v)| encode(s.seq, v.ts_event, s.received, &Payload::Trade(&v)))
+            }
+            StreamKind::Ticker => {
+                store.ticker(id.key).map(|(s, v)| encode(s.seq, v.ts_event, s.received, &Payload::Ticker(&v)))
+            }
+            StreamKind::Book(_) => None,
+        };
+        found.unwrap_or_else(|| (store.sequence(id), None))
+    }
+
+    pub(super) fn request_book(&mut self, stream: StreamId) {
+        let request = BookRequest { stream, worker: self.worker };
+        let mailbox = self.store.feed_index(stream.key).and_then(|feed| self.requests.get(usize::from(feed)));
+        if let Some(mailbox) = mailbox
+            && !mailbox.send(request)
+        {
+            self.counts.requests_full += 1;
+            self.unsent.push(request);
+        }
+    }
+
+    pub(super) fn retry_requests(&mut self) {
+        for request in std::mem::take(&mut self.unsent) {
+            if self.stream_slot(request.stream).is_some() {
+                self.request_book(request.stream);
+            }
+        }
+    }
+
+    /// Takes a cohort off a stream; a stream that nobody wants is forgotten.
+    pub(super) fn detach_stream(&mut self, id: StreamId, cohort: CohortId) {
+        let Some(at) = self.stream_slot(id) else { return };
+        let stream = &mut self.streams[at as usize];
+        stream.cohorts.retain(|c| *c != cohort);
+        if stream.cohorts.is_empty() {
+            self.streams.remove(at as usize);
+            self.stream_at[id.index()] = 0;
+            self.store.unwant(id, self.worker);
+            self.turn.latest.retain(|l| *l != at);
+        }
+    }
+
+    /// Runs `f` for a socket that has become writable, or a session that has something queued.
+    pub fn write(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
+        if self.sessions.contains(session as usize) {
+            self.flush(session, now, sink);
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The one writer of an instrument: numbers, stores, encodes and publishes what it is told.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::publisher::{Publisher, Stage};
+use crate::fanout::{BookUpdate, Event, Standing, Update};
+use crate::metrics::Counter;
+use crate::model::{
+    Book, BookFault, BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats,
+    StreamId, StreamKind, Ticker, Trade, UnixNanos, Window,
+};
+use crate::store::{BookChange, Stamp, Writer};
+use crate::wire::{Format, Frame, Head, Payload};
+
+/// Where an instrument's quotes come from; never from both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuoteSource {
+    /// The venue's own stream of best bid and offer.
+    #[default]
+    Venue,
+    /// The top of the validated book.
+    Book,
+}
+
+/// What is counted for a feed; shared by its instruments.
+pub(super) struct FeedCounters {
+    pub(super) quotes: Counter,
+    pub(super) trades: Counter,
+    pub(super) stats: Counter,
+    pub(super) books: Counter,
+    pub(super) gaps: Counter,
+    pub(super) book_fault: Box<dyn Fn(BookFault)>,
+}
+
+/// The state of one book stream of an instrument.
+enum DepthState {
+    /// Nobody wants it, or nobody has been served yet.
+    Idle,
+    /// Numbered; the window that its subscribers have.
+    Live(Window),
+    /// A gap was published; the next snapshot goes out under its number.
+    Lost,
+}
+
+/// The writer behind an [`Instrument`], also reached by the requests of workers.
+pub(super) struct Core {
+    id: InstrumentId,
+    writer: Writer,
+    publisher: Rc<Publisher>,
+    counters: Rc<FeedCounters>,
+    quotes: QuoteSource,
+    ticker: Ticker,
+    quote: Quote,
+    last_trade: Option<(Received, Trade)>,
+    last_quote_received: Option<Received>,
+    book: Option<Book>,
+    book_ts: Option<UnixNanos>,
+    book_received: Received,
+    depths: [DepthState; 4],
+    changes: (Vec<BookLevel>, Vec<BookLevel>),
+}
+
+/// The one writer of an instrument. Not `Clone`; dropping it ends the instrument's book and lets
+/// another connection claim the instrument again.
+pub struct Instrument {
+    core: Rc<RefCell<Core>>,
+}
+
+impl Instrument {
+    pub(super) fn new(core: Rc<RefCell<Core>>) -> Self {
+        Self { core }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> InstrumentId {
+        self.core.borrow().id.clone()
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> InstrumentKey {
+        self.core.borrow().writer.key()
+    }
+
+    /// A quote: one `quote` event, and a `ticker` event if bid or ask are other than before.
+    #[inline]
+    pub fn quote(&mut self, received: Received, quote: &Quote) {
+        let core = &mut *self.core.borrow_mut();
+        core.counters.quotes.increment(1);
+        core.quote(received, quote);
+    }
+
+    /// An execution: one `trade` event, and a `ticker` event.
+    #[inline]
+    pub fn trade(&mut self, received: Received, trade: &Trade) {
+        self.core.borrow_mut().trade(received, trade);
+    }
+
+    /// What the venue states of the day: a `ticker` event if it is other than before.
+    pub fn stats(&mut self, received: Received, stats: &Stats) {
+        let core = &mut *self.core.borrow_mut();
+        core.counters.stats.increment(1);
+        let Stats { ts_event, open, high, low, volume } = *stats;
+        let ticker = Ticker { open, high, low, volume, ..core.ticker };
+        core.ticker(received, Ticker { ts_event, ..ticker });
+    }
+
+    /// The venue's stream of `kind` (not a book) lost `lost` events: takes one number.
+    pub fn lost(&mut self, received: Received, kind: StreamKind, lost: Option<u64>) {
+        self.core.borrow_mut().lost(received, kind, lost);
+    }
+
+    /// A whole book: the first, or the one after a loss.
+    ///
+    /// # Errors
+    /// [`BookFault`] where it cannot be a book; it is then lost.
+    pub fn book_snapshot(
+        &mut self,
+        received: Received,
+        ts_event: Option<UnixNanos>,
+        bids: &[BookLevel],
+        asks: &[BookLevel],
+    ) -> Result<(), BookFault> {
+        let core = &mut *self.core.borrow_mut();
+        core.counters.books.increment(1);
+        match Book::from_snapshot(bids, asks) {
+            Ok(book) => {
+                core.book = Some(book);
+                core.book_changed(received, ts_event);
+                Ok(())
+            }
+            Err(fault) => {
+                (core.counters.book_fault)(fault);
+                core.book_lost(received, None);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Changed levels; size zero removes.
+    ///
+    /// # Errors
+    /// [`BookFault`] where the result cannot be a book, which is then lost, or where there is no
+    /// snapshot yet.
+    pub fn book_delta(
+        &mut self,
+        received: Received,
+        ts_event: Option<UnixNanos>,
+        bids: &[BookLevel],
+        asks: &[BookLevel],
+    ) -> Result<(), BookFault> {
+        let core = &mut *self.core.borrow_mut();
+        core.counters.books.increment(1);
+        let Some(book) = &mut core.book else { return Err(BookFault::NoSnapshot) };
+        match book.apply(bids, asks) {
+            Ok(()) => {
+                core.book_changed(received, ts_event);
+                Ok(())
+            }
+            Err(fault) => {
+                (core.counters.book_fault)(fault);
+                core.book_lost(received, None);
+                Err(fault)
+            }
+        }
+    }
+
+    /// The book is no longer known: cleared, a gap for those who have it, and nothing more until
+    /// the next [`Self::book_snapshot`]. `lost` = how many of the venue's changes, where known.
+    pub fn book_lost(&mut self, received: Received, lost: Option<u64>) {
+        self.core.borrow_mut().book_lost(received, lost);
+    }
+
+    /// Whether there is a valid book.
+    #[must_use]
+    pub fn book_is_live(&self) -> bool {
+        self.core.borrow().book.is_some()
+    }
+
+    /// The levels of the book, best first; `None` where there is no valid one.
+    #[must_use]
+    pub fn book_levels(&self) -> Option<(Vec<BookLevel>, Vec<BookLevel>)> {
+        let core = self.core.borrow();
+        let side = |side| core.book.as_ref().map(|book| book.window(side, Depth::All).copied().collect());
+        Some((side(BookSide::Bid)?, side(BookSide::Ask)?))
+    }
+}
+
+impl Core {
+    pub(super) fn new(
+        id: InstrumentId,
+        writer: Writer,
+        publisher: Rc<Publisher>,
+        counters: Rc<FeedCounters>,
+        quotes: QuoteSource,
+    ) -> Self {
+        Self {
+            id,
+            writer,
+            publisher,
+            counters,
+            quotes,
+            ticker: Ticker::default(),
+            quote: Quote::default(),
+            last_trade: None,
+            last_quote_received: None,
+            book: None,
+            book_ts: None,
+            book_received: Received { wall: None, mono: 0 },
+            depths: [const { DepthState::Idle }; 4],
+            changes: (Vec::new(), Vec::new()),
+        }
+    }
+
+    fn stream(&self, kind: StreamKind) -> StreamId {
+        StreamId { key: self.writer.key(), kind }
+    }
+
+    #[inline]
+    fn quote(&mut self, received: Received, quote: &Quote) {
+        let stamp = Stamp { seq: self.writer.sequence(StreamKind::Quote) + 1, received: received.wall };
+        self.writer.quote(stamp, quote);
+        self.quote = *quote;
+        self.last_quote_received = Some(received);
+        self.publish(StreamKind::Quote, received, stamp.seq, quote.ts_event, &Payload::Quote(quote));
+        let Quote { ts_event, bid, ask } = *quote;
+        self.ticker(received, Ticker { ts_event, bid, ask, ..self.ticker });
+    }
+
+    #[inline]
+    fn trade(&mut self, received: Received, trade: &Trade) {
+        self.counters.trades.increment(1);
+        let stamp = Stamp { seq: self.writer.sequence(StreamKind::Trade) + 1, received: received.wall };
+        self.writer.trade(stamp, trade);
+        self.last_trade = Some((received, *trade));
+        self.publish(StreamKind::Trade, received, stamp.seq, trade.ts_event, &Payload::Trade(trade));
+        let last = Some(BookLevel { price: trade.price, size: trade.size });
+        self.ticker(received, Ticker { ts_event: trade.ts_event, last, ..self.ticker });
+    }
+
+    /// Publishes the merged state if any member but the time is other than before.
+    #[inline]
+    fn ticker(&mut self, received: Received, ticker: Ticker) {
+        if (Ticker { ts_event: self.ticker.ts_event, ..ticker }) == self.ticker {
+            return;
+        }
+        self.ticker = ticker;
+        let stamp = Stamp { seq: self.writer.sequence(StreamKind::Ticker) + 1, received: received.wall };
+        self.writer.ticker(stamp, &ticker);
+        self.publish(StreamKind::Ticker, received, stamp.seq, ticker.ts_event, &Payload::Ticker(&ticker));
+    }
+
+    /// Sends a numbered event that is in the store already to those who want it.
+    #[inline]
+    fn publish(&self, kind: StreamKind, received: Received, seq: u64, ts: Option<UnixNanos>, payload: &Payload<'_>) {
+        self.writer.publish();
+        let interest = self.writer.interest(kind);
+        let queued = self.publisher.stage(Stage::Stored, received, ts);
+        if interest == 0 {
+            return;
+        }
+        let frame = self.encode(seq, ts, received, false, payload);
+        let stream = self.stream(kind);
+        self.publisher.send(interest, queued, |queued| {
+            Event::Update(Update {
+                stream,
+                seq,
+                standing: Standing::Numbered,
+                frame: frame.clone(),
+                book: None,
+                received: received.mono,
+                queued,
+            })
+        });
+    }
+
+    fn encode(
+        &self,
+        seq: u64,
+        ts: Option<UnixNanos>,
+        received: Received,
+        snapshot: bool,
+        payload: &Payload<'_>,
+    ) -> Frame {
+        let head = Head { id: &self.id, seq, ts, rx: received.wall, snapshot };
+        self.publisher.encode(Format::Json, &head, payload)
+    }
+
+    fn lost(&mut self, received: Received, kind: StreamKind, lost: Option<u64>) {
+        self.counters.gaps.increment(1);
+        let seq = self.writer.sequence(kind) + 1;
+        self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
+        self.writer.publish();
+        let interest = self.writer.interest(kind);
+        if interest != 0 {
+            let snapshot = match kind {
+                StreamKind::Quote => self
+                    .last_quote_received
+                    .map(|r| self.encode(seq, self.quote.ts_event, r, true, &Payload::Quote(&self.quote))),
+                StreamKind::Trade => {
+                    self.last_trade.map(|(r, trade)| self.encode(seq, trade.ts_event, r, true, &Payload::Trade(&trade)))
+                }
+                StreamKind::Ticker => (self.ticker != Ticker::default())
+                    .then(|| self.encode(seq, self.ticker.ts_event, received, true, &Payload::Ticker(&self.ticker))),
+                StreamKind::Book(_) => None,
+            };
+            self.send_gap(kind, interest, seq, lost, snapshot);
+        }
+    }
+
+    fn send_gap(&self, kind: StreamKind, interest: u64, seq: u64, lost: Option<u64>, snapshot: Option<Frame>) {
+        let frame = self.publisher.gap(Format::Json, kind, &self.id, seq, GapCause::Upstream, lost);
+        let stream = self.stream(kind);
+        self.publisher.send(interest, 0, |_| Event::Gap {
+            stream,
+            seq,
+            frame: frame.clone(),
+            snapshot: snapshot.clone(),
+        });
+    }
+
+    /// The book has a new state: every window in use moves on.
+    fn book_changed(&mut self, received: Received, ts_event: Option<UnixNanos>) {
+        self.book_ts = ts_event;
+        self.book_received = received;
+        let queued = self.publisher.stage(Stage::Stored, received, ts_event);
+        self.writer.publish();
+        for depth in Depth::ALL {
+            self.advance_depth(depth, queued);
+        }
+        if self.quotes == QuoteSource::Book {
+            self.quote_from_book(received, ts_event);
+        }
+    }
+
+    fn quote_from_book(&mut self, received: Received, ts_event: Option<UnixNanos>) {
+        let Some(book) = &self.book else { return };
+        let quote = Quote { ts_event, bid: book.best_bid(), ask: book.best_ask() };
+        if (quote.bid, quote.ask) != (self.quote.bid, self.quote.ask) {
+            self.quote(received, &quote);
+        }
+    }
+
+    fn advance_depth(&mut self, depth: Depth, queued: u64) {
+        let kind = StreamKind::Book(depth);
+        let interest = self.writer.interest(kind);
+        let Some(book) = &self.book else { return };
+        let state = &mut self.depths[depth as usize];
+        if interest == 0 {
+            *state = DepthState::Idle;
+            return;
+        }
+        match state {
+            DepthState::Live(window) => {
+                let (bids, asks) = &mut self.changes;
+                bids.clear();
+                asks.clear();
+                window.advance(book, depth, bids, asks);
+                if bids.is_empty() && asks.is_empty() {
+                    return;
+                }
+                let seq = self.writer.sequence(kind) + 1;
+                let change = BookChange { received: self.book_received.wall, ts_event: self.book_ts, bids, asks };
+                self.writer.book(kind, seq, &change);
+                self.writer.publish();
+                let interest = self.writer.interest(kind);
+                self.send_book(depth, interest, queued, seq, Standing::Numbered, false);
+            }
+            DepthState::Idle => self.begin_depth(depth, interest, queued),
+            DepthState::Lost => {
+                let window = Window::of(book, depth);
+                self.changes = (window.bids().to_vec(), window.asks().to_vec());
+                *state = DepthState::Live(window);
+                self.send_book(depth, interest, queued, self.writer.sequence(kind), Standing::Resync, true);
+            }
+        }
+    }
+
+    /// A book stream comes into use: the full window takes a number.
+    fn begin_depth(&mut self, depth: Depth, interest: u64, queued: u64) {
+        let kind = StreamKind::Book(depth);
+        let Some(book) = &self.book else { return };
+        let window = Window::of(book, depth);
+        self.changes = (window.bids().to_vec(), window.asks().to_vec());
+        self.depths[depth as usize] = DepthState::Live(window);
+        let seq = self.writer.sequence(kind) + 1;
+        self.writer.begin_book(kind, seq);
+        self.send_book(depth, interest, queued, seq, Standing::Numbered, true);
+    }
+
+    /// Sends `self.changes` as an event of the book stream.
+    fn send_book(&self, depth: Depth, interest: u64, queued: u64, seq: u64, standing: Standing, full: bool) {
+        let (bids, asks) = &self.changes;
+        let frame = self.encode(seq, self.book_ts, self.book_received, full, &Payload::Book { depth, bids, asks });
+        let update = Arc::new(BookUpdate {
+            full,
+            ts_event: self.book_ts,
+            received: self.book_received.wall,
+            levels: bids.iter().chain(asks).copied().collect(),
+            bids: bids.len(),
+        });
+        let stream = self.stream(StreamKind::Book(depth));
+        let received = self.book_received.mono;
+        self.publisher.send(interest, queued, |queued| {
+            Event::Update(Update {
+                stream,
+                seq,
+                standing,
+                frame: frame.clone(),
+                book: Some(Arc::clone(&update)),
+                received,
+                queued,
+            })
+        });
+    }
+
+    pub(super) fn book_lost(&mut self, received: Received, lost: Option<u64>) {
+        if self.book.take().is_some() {
+            self.counters.gaps.increment(1);
+        }
+        self.writer.publish();
+        for depth in Depth::ALL {
+            let kind = StreamKind::Book(depth);
+            let interest = self.writer.interest(kind);
+            let state = &mut self.depths[depth as usize];
+            if interest == 0 {
+                *state = DepthState::Idle;
+            } else if matches!(state, DepthState::Live(_)) {
+                *state = DepthState::Lost;
+                let seq = self.writer.sequence(kind) + 1;
+                self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
+                self.writer.publish();
+                self.send_gap(kind, self.writer.interest(kind), seq, lost, None);
+            }
+        }
+    }
+
+    /// A worker has begun to want a book stream: it gets the window, in order with the changes.
+    pub(super) fn book_wanted(&mut self, depth: Depth, worker: usize) {
+        let kind = StreamKind::Book(depth);
+        self.writer.publish();
+        let interest = self.writer.interest(kind);
+        match &self.depths[depth as usize] {
+            DepthState::Idle if interest != 0 => self.begin_depth(depth, interest, 0),
+            DepthState::Live(window) => {
+                self.changes = (window.bids().to_vec(), window.asks().to_vec());
+                let seq = self.writer.sequence(kind);
+                self.send_book(depth, 1 << worker, 0, seq, Standing::State, true);
+            }
+            DepthState::Idle | DepthState::Lost => {}
+        }
+    }
+}

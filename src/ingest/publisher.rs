@@ -1,0 +1,127 @@
+//! One feed thread's side of the lanes: encodes, sends, and measures its stages.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use crate::fanout::{Event, LaneWriter};
+use crate::metrics::{self, Counter, Gauge, Histogram, Registry};
+use crate::model::{GapCause, InstrumentId, Received, StreamKind, UnixNanos};
+use crate::store::Store;
+use crate::time;
+use crate::wire::{Format, Frame, Head, Payload, Scratch};
+
+/// A point on the way of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// In the store, before encoding.
+    Stored,
+}
+
+/// One feed thread's encoder and lanes.
+pub(super) struct Publisher {
+    pub(super) store: Arc<Store>,
+    lanes: RefCell<Vec<LaneWriter>>,
+    scratch: RefCell<Scratch>,
+    clock: fn() -> u64,
+    venue_receive: Arc<Histogram>,
+    receive_store: Arc<Histogram>,
+    store_lane: Arc<Histogram>,
+    clock_ahead: Counter,
+    encoded: Counter,
+    encoded_now: Cell<u64>,
+    depths: Vec<Gauge>,
+}
+
+impl Publisher {
+    pub(super) fn new(store: Arc<Store>, lanes: Vec<LaneWriter>, registry: &Registry, thread: usize) -> Self {
+        let stage = |stage| registry.histogram(metrics::LATENCY, &[("stage", stage)]);
+        let thread = thread.to_string();
+        let depths = (0..lanes.len())
+            .map(|worker| {
+                let labels = [("feed_thread", thread.as_str()), ("worker", &worker.to_string())];
+                registry.gauge(metrics::LANE_DEPTH_MAX, &labels).set(crate::limits::LANE_EVENTS_MAX as f64);
+                registry.gauge(metrics::LANE_DEPTH, &labels)
+            })
+            .collect();
+        Self {
+            store,
+            lanes: RefCell::new(lanes),
+            scratch: RefCell::new(Scratch::new()),
+            clock: time::mono,
+            venue_receive: stage("venue_receive"),
+            receive_store: stage("receive_store"),
+            store_lane: stage("store_lane"),
+            clock_ahead: registry.counter(metrics::CLOCK_AHEAD, &[]),
+            encoded: registry.counter(metrics::ENCODED, &[("format", Format::Json.as_str())]),
+            encoded_now: Cell::new(0),
+            depths,
+        }
+    }
+
+    /// Measures up to `stage`; the time now, on the monotonic clock.
+    #[inline]
+    pub(super) fn stage(&self, stage: Stage, received: Received, ts_event: Option<UnixNanos>) -> u64 {
+        let Stage::Stored = stage;
+        let now = (self.clock)();
+        self.receive_store.record(now.saturating_sub(received.mono));
+        if let (Some(wall), Some(ts)) = (received.wall, ts_event) {
+            let behind = wall.0.saturating_sub(ts.0);
+            if behind < 0 {
+                self.clock_ahead.increment(1);
+            }
+            self.venue_receive.record(u64::try_from(behind).unwrap_or(0));
+        }
+        now
+    }
+
+    pub(super) fn encode(&self, format: Format, head: &Head<'_>, payload: &Payload<'_>) -> Frame {
+        self.encoded_now.set(self.encoded_now.get() + 1);
+        format.encode(&mut self.scratch.borrow_mut(), head, payload)
+    }
+
+    pub(super) fn gap(
+        &self,
+        format: Format,
+        kind: StreamKind,
+        id: &InstrumentId,
+        seq: u64,
+        cause: GapCause,
+        lost: Option<u64>,
+    ) -> Frame {
+        format.gap(&mut self.scratch.borrow_mut(), kind, id, seq, seq, cause, lost)
+    }
+
+    /// Puts one event for each interested worker into its lane. `stored` is when the event was
+    /// stored (0 = not measured); `event` is given the time of its queueing.
+    #[inline]
+    pub(super) fn send(&self, interest: u64, stored: u64, event: impl Fn(u64) -> Event) {
+        let queued = (self.clock)();
+        if stored != 0 {
+            self.store_lane.record(queued.saturating_sub(stored));
+        }
+        let lanes = &mut *self.lanes.borrow_mut();
+        let mut left = interest;
+        while left != 0 {
+            let worker = left.trailing_zeros() as usize;
+            left &= left - 1;
+            if let Some(lane) = lanes.get_mut(worker) {
+                lane.push(event(queued));
+            }
+        }
+    }
+
+    /// Tells every worker.
+    pub(super) fn broadcast(&self, event: impl Fn() -> Event) {
+        for lane in self.lanes.borrow_mut().iter_mut() {
+            lane.push(event());
+        }
+    }
+
+    /// Publishes what is counted in plain integers.
+    pub(super) fn report(&self) {
+        self.encoded.increment(self.encoded_now.take());
+        for (lane, gauge) in self.lanes.borrow().iter().zip(&self.depths) {
+            gauge.set(lane.depth() as f64);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Every bound of the process that is not a setting, named, with its reason.
+
+/// Instruments that one hub can hold: a hundred thousand simulated ones beside real venues.
+/// Memory is taken in chunks as they appear.
+pub const INSTRUMENTS_MAX: usize = 1 << 18;
+
+/// Feeds (venues) of one hub: a session's concern for feeds is one word of bits.
+pub const FEEDS_MAX: usize = 64;
+
+/// Fan-out workers: a stream's interest is one word of bits.
+pub const WORKERS_MAX: usize = 64;
+
+/// Events that wait for one worker from one feed thread. At 200,000 events a second this is
+/// 80 ms of a worker that does nothing else; beyond that its subscribers are told of a gap.
+pub const LANE_EVENTS_MAX: usize = 16_384;
+
+/// Requests of workers that wait for one feed thread; a request that finds it full is tried
+/// again in the next turn.
+pub const FEED_REQUESTS_MAX: usize = 65_536;
+
+/// Largest ring of recent events of one stream, in bytes.
+pub const RING_BYTES_MAX: usize = 64 * 1024;
+
+/// Smallest ring worth having, in bytes: about a dozen quotes.
+pub const RING_BYTES_MIN: usize = 1024;
+
+/// Share of the remaining ring budget that one more ring may take: the first streams get full
+/// rings, and a hundred thousand instruments still get one each.
+pub const RING_BUDGET_SHARE: usize = 1024;
+
+/// Text of an upstream that a log line may carry, in bytes.
+pub const LOG_TEXT_BYTES_MAX: usize = 200;
+
+/// Text of a feed's cause that subscribers are told, in bytes.
+pub const CAUSE_BYTES_MAX: usize = 120;
+
+const _: () = assert!(RING_BYTES_MIN.is_power_of_two() && RING_BYTES_MAX.is_power_of_two());
+const _: () = assert!(LANE_EVENTS_MAX.is_power_of_two());
+const _: () = assert!(INSTRUMENTS_MAX <= u32::MAX as usize);

@@ -1,0 +1,187 @@
+//! `subscribe` and `unsubscribe`: what a grant leaves of them, and their answers.
+
+use crate::auth::{AuthError, Grant};
+use crate::fanout::{Fanout, Match, Options, SymbolFault};
+use crate::metrics::{self, Counter, Registry};
+use crate::model::{Channel, FeedState};
+use crate::wire::answer::{Accepted, Rejected, Subscribed, Unsubscribed};
+use crate::wire::command::{Command, CommandId, Mode, Subscribe, Unsubscribe};
+use crate::wire::{ErrorCode, json};
+
+use super::machine::{Now, Session};
+
+/// What sessions count.
+#[derive(Debug)]
+pub struct Meters {
+    commands: [Counter; 4],
+    errors: [Counter; ErrorCode::ALL.len()],
+    registry: std::sync::Arc<Registry>,
+}
+
+impl Meters {
+    /// Registers them.
+    #[must_use]
+    pub fn new(registry: &std::sync::Arc<Registry>) -> Self {
+        Self {
+            commands: ["auth", "subscribe", "unsubscribe", "ping"]
+                .map(|op| registry.counter(metrics::COMMANDS, &[("op", op)])),
+            errors: ErrorCode::ALL.map(|code| registry.counter(metrics::COMMAND_ERRORS, &[("code", code.as_str())])),
+            registry: std::sync::Arc::clone(registry),
+        }
+    }
+
+    pub(super) fn command(&self, command: &Command) {
+        let index = match command {
+            Command::Auth { .. } => 0,
+            Command::Subscribe(_) => 1,
+            Command::Unsubscribe(_) => 2,
+            Command::Ping => 3,
+        };
+        self.commands[index].increment(1);
+    }
+
+    pub(super) fn error(&self, code: ErrorCode) {
+        if let Some(counter) = ErrorCode::ALL.iter().position(|c| *c == code).and_then(|at| self.errors.get(at)) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a refused credential.
+    pub fn refused(&self, error: AuthError) {
+        self.registry.counter(metrics::AUTH_REFUSED, &[("reason", error.as_str())]).increment(1);
+    }
+}
+
+/// What a grant leaves of the options asked for; `None` where it refuses the channel or mode.
+pub(super) fn clamp(grant: &Grant, channel: Channel, asked: Options) -> Option<Options> {
+    if !grant.allows_channel(channel) || (asked.mode == Mode::Every && !grant.allows_every(channel)) {
+        return None;
+    }
+    let max_rate = match asked.mode {
+        Mode::Latest => grant.effective_rate(asked.max_rate),
+        Mode::Every => None,
+    };
+    Some(Options { max_rate, depth: grant.effective_depth(asked.depth), ..asked })
+}
+
+impl Session {
+    pub(super) fn subscribe(
+        &mut self,
+        fanout: &mut Fanout,
+        grant: &Grant,
+        id: Option<&CommandId>,
+        subscribe: &Subscribe,
+        now: Now,
+    ) {
+        let channel = subscribe.channel;
+        let asked = Options {
+            mode: subscribe.mode,
+            max_rate: subscribe.max_rate,
+            depth: subscribe.depth,
+            snapshot: subscribe.snapshot,
+            overflow: subscribe.overflow,
+        };
+        let Some(options) = clamp(grant, channel, asked) else {
+            let message = if grant.allows_channel(channel) {
+                "the grant limits the rate, so this channel may only be had in mode \"latest\""
+            } else {
+                "the grant does not cover this channel"
+            };
+            self.error(fanout, id, ErrorCode::NotEntitled, message);
+            return;
+        };
+        let resume = subscribe.resume.as_ref().map_or(&[][..], |resume| &resume.entries);
+        let entries_max = grant.subscriptions().min(self.config.subscriptions_max) as usize;
+        match fanout.subscribe(self.id, channel, (asked, options), &subscribe.symbols, resume, entries_max) {
+            Ok(outcome) => {
+                self.answer_subscribed(
+                    fanout,
+                    id,
+                    channel,
+                    options,
+                    &subscribe.symbols,
+                    outcome.accepted,
+                    &outcome.rejected,
+                );
+                self.tell_states(fanout, outcome.feeds);
+            }
+            Err(already) => {
+                self.error(fanout, id, ErrorCode::BadMessage, &format!("\"resume\": {already}"));
+                self.count_bad(fanout, now);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // They are the answer's members.
+    fn answer_subscribed(
+        &self,
+        fanout: &mut Fanout,
+        id: Option<&CommandId>,
+        channel: Channel,
+        options: Options,
+        symbols: &[String],
+        mut accepted: Vec<Match>,
+        rejected: &[(usize, SymbolFault)],
+    ) {
+        let store = std::sync::Arc::clone(fanout.store());
+        accepted.sort_unstable_by_key(|entry| entry.key);
+        let epoch_of = |key| store.feed_index(key).and_then(|feed| store.feed(feed)).map(|feed| &*feed.epoch);
+        let epoch = if channel == Channel::Status {
+            None
+        } else {
+            let first = accepted.first().and_then(|entry| epoch_of(entry.key));
+            first.or_else(|| store.feeds().next().map(|(_, feed)| &*feed.epoch))
+        };
+        let accepted = accepted.iter().filter_map(|entry| {
+            let own = epoch_of(entry.key).filter(|own| epoch.is_some_and(|epoch| epoch != *own));
+            Some(Accepted {
+                symbol: store.definition(entry.key)?.id.as_str(),
+                iid: entry.key,
+                seq: entry.seq,
+                epoch: own,
+                pattern: entry.pattern.map(|index| symbols[index].as_str()),
+            })
+        });
+        let messages: Vec<String> = rejected.iter().map(|(_, fault)| fault.message()).collect();
+        let rejected = rejected.iter().zip(&messages).map(|((index, fault), message)| Rejected {
+            symbol: &symbols[*index],
+            code: fault.code(),
+            message,
+        });
+        let Options { mode, max_rate, depth, .. } = options;
+        let answer = Subscribed { id, channel, mode, max_rate, depth, epoch };
+        let mut frames = Vec::new();
+        answer.split(accepted, rejected, |frame| frames.push(frame));
+        for frame in frames {
+            fanout.answer(self.id, frame);
+        }
+    }
+
+    /// The state of each feed concerned that is not live, before any data of it.
+    fn tell_states(&self, fanout: &mut Fanout, feeds: u64) {
+        let store = std::sync::Arc::clone(fanout.store());
+        for (index, feed) in store.feeds() {
+            let status = feed.status();
+            if feeds >> index & 1 == 1 && status.state != FeedState::Live {
+                let venue = format!("{}:*", feed.venue);
+                fanout.answer(self.id, json::status(&venue, status.state, &status.cause, status.since));
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&self, fanout: &mut Fanout, id: Option<&CommandId>, command: &Unsubscribe) {
+        let (removed, rejected, changed) = fanout.unsubscribe(self.id, command.channel, &command.symbols);
+        let messages: Vec<String> = rejected.iter().map(|(_, fault)| fault.message()).collect();
+        let removed = removed.iter().map(|index| command.symbols[*index].as_str());
+        let rejected = rejected.iter().zip(&messages).map(|((index, fault), message)| Rejected {
+            symbol: &command.symbols[*index],
+            code: fault.code(),
+            message,
+        });
+        let mut frames = Vec::new();
+        Unsubscribed { id, channel: command.channel }.split(removed, rejected, |frame| frames.push(frame));
+        for frame in frames.into_iter().chain(changed) {
+            fanout.answer(self.id, frame);
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! One subscriber's session: commands in, answers and subscriptions out. Pure: bytes and `now`
+//! are arguments, the outbox is the worker's.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use super::admission::Admission;
+use super::commands::Meters;
+use super::limits::{BAD_MESSAGES_MAX, Bucket, Faults, RATE_LIMITED_MAX, SessionConfig};
+use crate::auth::{AuthError, Principal};
+use crate::fanout::{Fanout, SessionId};
+use crate::model::UnixNanos;
+use crate::time::duration_ns;
+use crate::wire::answer::{self, Welcome, WelcomeLimits};
+use crate::wire::command::{self, Command, CommandId, CommandLimits, Request};
+use crate::wire::{CloseCode, ErrorCode, ping_frame, pong_frame};
+
+/// Both clocks, as the edge read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic, ns.
+    pub mono: u64,
+    /// Wall.
+    pub wall: UnixNanos,
+}
+
+/// A credential that the control side is to judge. Until it has, no further command is taken.
+#[derive(Debug)]
+pub struct Verify {
+    /// What the client sent.
+    pub token: SecretString,
+    /// Whether it is the session's first: then a place among the subject's sessions is taken.
+    pub first: bool,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is good; with a place for the session where it is the first.
+    Good(Arc<Principal>, Option<Admission>),
+    /// It is good, but the subject has as many sessions as it may.
+    Full,
+    /// It is bad.
+    Bad(AuthError),
+}
+
+/// Where a session is on its way in.
+#[derive(Debug)]
+enum State {
+    /// No credential yet.
+    Waiting,
+    /// One is being judged.
+    Checking { id: Option<CommandId> },
+    /// In. `checking` while a renewal is being judged.
+    In { principal: Arc<Principal>, _admission: Option<Admission>, checking: Option<Option<CommandId>> },
+}
+
+/// One subscriber's session.
+#[derive(Debug)]
+pub struct Session {
+    name: Box<str>,
+    pub(super) id: SessionId,
+    pub(super) config: Arc<SessionConfig>,
+    pub(super) meters: Arc<Meters>,
+    state: State,
+    /// Subscriptions of the URL, kept until a credential is good.
+    url: Vec<command::Subscribe>,
+    bucket: Bucket,
+    bad: Faults,
+    limited: Faults,
+    seen: u64,
+    ping_due: u64,
+    auth_due: u64,
+    expiry_due: u64,
+    close_due: u64,
+    closed: Option<CloseCode>,
+}
+
+impl Session {
+    /// Opens a session called `name` on a worker. With a good handshake credential it is in at
+    /// once and is welcomed; else it has the authentication timeout.
+    pub fn open(
+        fanout: &mut Fanout,
+        name: &str,
+        config: Arc<SessionConfig>,
+        meters: Arc<Meters>,
+        credential: Option<(Arc<Principal>, Admission)>,
+        url: Vec<command::Subscribe>,
+        now: Now,
+    ) -> Self {
+        let id = fanout.open(Arc::from([]));
+        let mut session = Self {
+            name: name.into(),
+            id,
+            bucket: Bucket::new(config.commands_per_second, now.mono),
+            meters,
+            state: State::Waiting,
+            url,
+            bad: Faults::default(),
+            limited: Faults::default(),
+            seen: now.mono,
+            ping_due: now.mono + duration_ns(config.ping_interval),
+            auth_due: now.mono + duration_ns(config.authentication_timeout),
+            expiry_due: u64::MAX,
+            close_due: u64::MAX,
+            closed: None,
+            config,
+        };
+        if let Some((principal, admission)) = credential {
+            session.enter(fanout, principal, Some(admission), None, now);
+        }
+        session
+    }
+
+    /// Its index on the worker.
+    #[must_use]
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Its name on the wire and in logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who it belongs to, once that is known.
+    #[must_use]
+    pub const fn principal(&self) -> Option<&Arc<Principal>> {
+        match &self.state {
+            State::In { principal, .. } => Some(principal),
+            _ => None,
+        }
+    }
+
+    /// The code that it was ended with, if it was.
+    #[must_use]
+    pub const fn closed(&self) -> Option<CloseCode> {
+        self.closed
+    }
+
+    /// Takes one message of the client's. `Some` = a credential to be judged; no further message
+    /// may be given before [`Self::on_verdict`].
+    pub fn on_text(&mut self, fanout: &mut Fanout, text: &str, now: Now) -> Option<Verify> {
+        self.seen = now.mono;
+        if self.closed.is_some() {
+            return None;
+        }
+        if !self.bucket.take(now.mono) {
+            self.meters.error(ErrorCode::RateLimited);
+            // A message is answered without being read: its id is not known.
+            let message = "more commands than this session may send; slow down";
+            fanout.answer(self.id, answer::error(None, ErrorCode::RateLimited, message));
+            if self.limited.add(now.mono) >= RATE_LIMITED_MAX {
+                self.end(fanout, CloseCode::RateLimited, "too many commands", now);
+            }
+            return None;
+        }
+        match command::parse(text.as_bytes(), &CommandLimits::default()) {
+            Ok(request) => self.on_request(fanout, request, now),
+            Err(refusal) => {
+                let counted = matches!(refusal.code, ErrorCode::BadMessage | ErrorCode::UnknownOp);
+                self.meters.error(refusal.code);
+                let waiting = !matches!(self.state, State::In { .. });
+                if waiting && !counted {
+                    let text = "authenticate first";
+                    fanout.answer(self.id, answer::error(refusal.id.as_ref(), ErrorCode::Unauthenticated, text));
+                } else {
+                    fanout.answer(self.id, answer::refused(&refusal));
+                }
+                if counted {
+                    self.count_bad(fanout, now);
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn count_bad(&mut self, fanout: &mut Fanout, now: Now) {
+        if self.bad.add(now.mono) >= BAD_MESSAGES_MAX {
+            self.end(fanout, CloseCode::BadMessage, "too many faulty commands", now);
+        }
+    }
+
+    fn on_request(&mut self, fanout: &mut Fanout, request: Request, now: Now) -> Option<Verify> {
+        let Request { id, command } = request;
+        self.meters.command(&command);
+        if let Command::Auth { token } = command {
+            return self.on_auth(id, token);
+        }
+        let State::In { principal, .. } = &self.state else {
+            self.error(fanout, id.as_ref(), ErrorCode::Unauthenticated, "authenticate first");
+            return None;
+        };
+        let principal = Arc::clone(principal);
+        match command {
+            Command::Ping => fanout.answer(self.id, answer::pong(id.as_ref(), now.wall)),
+            Command::Subscribe(subscribe) => self.subscribe(fanout, &principal.grant, id.as_ref(), &subscribe, now),
+            Command::Unsubscribe(unsubscribe) => self.unsubscribe(fanout, id.as_ref(), &unsubscribe),
+            Command::Auth { .. } => {}
+        }
+        None
+    }
+
+    pub(super) fn error(&self, fanout: &mut Fanout, id: Option<&CommandId>, code: ErrorCode, message: &str) {
+        self.meters.error(code);
+        fanout.answer(self.id, answer::error(id, code, message));
+    }
+
+    fn on_auth(&mut self, id: Option<CommandId>, token: SecretString) -> Option<Verify> {
+        let first = match &mut self.state {
+            State::Waiting => {
+                self.state = State::Checking { id };
+                true
+            }
+            State::In { checking, .. } => {
+                *checking = Some(id);
+                false
+            }
+            State::Checking { .. } => return None,
+        };
+        Some(Verify { token, first })
+    }
+
+    /// The judgement of the credential that [`Self::on_text`] gave out.
+    pub fn on_verdict(&mut self, fanout: &mut Fanout, verdict: Verdict, now: Now) {
+        if self.closed.is_some() {
+            return;
+        }
+        match std::mem::replace(&mut self.state, State::Waiting) {
+            State::Waiting => {}
+            State::Checking { id } => match verdict {
+                Verdict::Good(principal, admission) => self.enter(fanout, principal, admission, Some(id.as_ref()), now),
+                Verdict::Full => {
+                    self.end(fanout, CloseCode::ConnectionLimit, "the subject has as many sessions as it may", now);
+                }
+                Verdict::Bad(error) => {
+                    self.meters.refused(error);
+                    self.error(fanout, id.as_ref(), ErrorCode::InvalidToken, &error.to_string());
+                    self.end_flushed(fanout, CloseCode::Unauthenticated, &error.to_string(), now);
+                }
+            },
+            State::In { principal, _admission, checking } => {
+                let id = checking.flatten();
+                let renewed = self.renew(fanout, &principal, verdict, id.as_ref(), now);
+                let principal = renewed.unwrap_or(principal);
+                self.state = State::In { principal, _admission, checking: None };
+            }
+        }
+    }
+
+    /// The first good credential. `answer` = the `auth` command to be answered.
+    fn enter(
+        &mut self,
+        fanout: &mut Fanout,
+        principal: Arc<Principal>,
+        admission: Option<Admission>,
+        answered: Option<Option<&CommandId>>,
+        now: Now,
+    ) {
+        let grant = &principal.grant;
+        if grant.symbols().is_empty() || grant.channels().iter().next().is_none() {
+            self.end(fanout, CloseCode::Forbidden, "the credential grants nothing", now);
+            return;
+        }
+        fanout.regrant(self.id, grant.symbols_shared(), &|_, options| Some(options));
+        self.set_expiry(principal.expires, now);
+        let commands_per_second = grant.commands_per_second().min(self.config.commands_per_second);
+        self.bucket.set_rate(commands_per_second);
+        if let Some(id) = answered {
+            fanout.answer(self.id, answer::ok(id, principal.expires));
+        }
+        let welcome = Welcome {
+            session: &self.name,
+            token_expires: principal.expires,
+            limits: WelcomeLimits {
+                message_bytes: self.config.message_bytes_max,
+                commands_per_second,
+                subscriptions: grant.subscriptions().min(self.config.subscriptions_max) as usize,
+                max_rate: grant.max_rate(),
+                depth: grant.depth(),
+            },
+        };
+        fanout.answer(self.id, welcome.frame());
+        let grant = Arc::clone(&principal.grant);
+        self.state = State::In { principal, _admission: admission, checking: None };
+        for subscribe in std::mem::take(&mut self.url) {
+            self.subscribe(fanout, &grant, None, &subscribe, now);
+        }
+    }
+
+    /// A renewal of a live session; its new principal where it is good.
+    fn renew(
+        &mut self,
+        fanout: &mut Fanout,
+        held: &Arc<Principal>,
+        verdict: Verdict,
+        id: Option<&CommandId>,
+        now: Now,
+    ) -> Option<Arc<Principal>> {
+        match verdict {
+            Verdict::Good(principal, _) if principal.subject == held.subject => {
+                self.set_expiry(principal.expires, now);
+                self.bucket.set_rate(principal.grant.commands_per_second().min(self.config.commands_per_second));
+                fanout.answer(self.id, answer::ok(id, principal.expires));
+                if principal.grant != held.grant {
+                    let grant = Arc::clone(&principal.grant);
+                    let clamp = move |channel, options| super::commands::clamp(&grant, channel, options);
+                    fanout.regrant(self.id, principal.grant.symbols_shared(), &clamp);
+                }
+                Some(principal)
+            }
+            Verdict::Good(..) => {
+                self.error(fanout, id, ErrorCode::InvalidToken, "the token is another subject's");
+                None
+            }
+            Verdict::Full => None,
+            Verdict::Bad(error) => {
+                self.meters.refused(error);
+                self.error(fanout, id, ErrorCode::InvalidToken, &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn set_expiry(&mut self, expires: Option<UnixNanos>, now: Now) {
+        self.expiry_due = expires.map_or(u64::MAX, |at| {
+            let left = at.0.saturating_sub(now.wall.0);
+            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
+        });
+    }
+
+    /// A ping of the client's: answered before anything that waits.
+    pub fn on_ping(&mut self, fanout: &mut Fanout, payload: &[u8], now: Now) {
+        self.seen = now.mono;
+        // Only the newest needs an answer (RFC 6455, 5.5.3): a flood does not pile up.
+        if fanout.takes_commands(self.id) {
+            fanout.control(self.id, pong_frame(payload));
+        }
+    }
+
+    /// Any other sign of life.
+    pub const fn on_sign_of_life(&mut self, now: Now) {
+        self.seen = now.mono;
+    }
+
+    /// Ends the session: what waits is dropped, the close frame is tried for the close timeout.
+    pub fn end(&mut self, fanout: &mut Fanout, code: CloseCode, reason: &str, now: Now) {
+        self.close_with(fanout, code, reason, false, now);
+    }
+
+    /// Ends the session behind what is queued already.
+    pub fn end_flushed(&mut self, fanout: &mut Fanout, code: CloseCode, reason: &str, now: Now) {
+        self.close_with(fanout, code, reason, true, now);
+    }
+
+    fn close_with(&mut self, fanout: &mut Fanout, code: CloseCode, reason: &str, flush: bool, now: Now) {
+        if self.closed.is_none() {
+            fanout.end(self.id, code, reason, flush);
+            self.closed = Some(code);
+            self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout));
+        }
+    }
+
+    /// Does what is due at `now`: pings, and the ends that no answer waits for. `false` = the
+    /// close timeout has passed: the socket is to be reset.
+    pub fn on_time(&mut self, fanout: &mut Fanout, now: Now) -> bool {
+        if now.mono >= self.close_due {
+            return false;
+        }
+        if self.closed.is_some() {
+            return true;
+        }
+        if fanout.overflow_closed(self.id) {
+            self.closed = Some(CloseCode::SlowConsumer);
+            self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout));
+            return true;
+        }
+        let stall = duration_ns(self.config.write_stall_timeout);
+        if fanout.blocked_since(self.id).is_some_and(|since| now.mono.saturating_sub(since) >= stall) {
+            self.end(fanout, CloseCode::SlowConsumer, "nothing was read in time", now);
+        } else if now.mono.saturating_sub(self.seen) >= duration_ns(self.config.idle_timeout) {
+            self.end(fanout, CloseCode::HeartbeatTimeout, "no sign of life", now);
+        } else if now.mono >= self.expiry_due {
+            self.end_flushed(fanout, CloseCode::TokenExpired, "the token has expired", now);
+        } else if !matches!(self.state, State::In { .. }) && now.mono >= self.auth_due {
+            self.end_flushed(fanout, CloseCode::AuthTimeout, "no credential came in time", now);
+        } else if now.mono >= self.ping_due {
+            self.ping_due = now.mono + duration_ns(self.config.ping_interval);
+            // One that still waits says as much as another behind it.
+            if !fanout.is_blocked(self.id) {
+                fanout.control(self.id, ping_frame(b""));
+            }
+        }
+        true
+    }
+
+    /// When [`Self::on_time`] is next needed at the latest; monotonic ns. A socket that blocks
+    /// makes it earlier.
+    #[must_use]
+    pub fn due(&self, fanout: &Fanout) -> u64 {
+        if self.closed.is_some() {
+            return self.close_due;
+        }
+        let idle = self.seen + duration_ns(self.config.idle_timeout);
+        let stall = fanout
+            .blocked_since(self.id)
+            .map_or(u64::MAX, |since| since + duration_ns(self.config.write_stall_timeout));
+        let auth = if matches!(self.state, State::In { .. }) { u64::MAX } else { self.auth_due };
+        idle.min(stall).min(auth).min(self.expiry_due).min(self.ping_due)
+    }
+}

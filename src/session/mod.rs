@@ -1,0 +1,11 @@
+//! One subscriber's session as a pure state machine: authentication, commands, deadlines.
+
+mod admission;
+mod commands;
+mod limits;
+mod machine;
+
+pub use admission::{Admission, Admissions};
+pub use commands::Meters;
+pub use limits::SessionConfig;
+pub use machine::{Now, Session, Verdict, Verify};

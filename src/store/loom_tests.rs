@@ -1,0 +1,25 @@
+use crate::sync::{AtomicU64, Ordering, fence};
+use loom::sync::Arc;
+
+/// The hand-over between a writer and a worker that begins to be interested: either the writer
+/// sees the interest (and publishes), or the worker's read sees the value.
+#[test]
+fn loom_interest_and_value_never_miss_each_other() {
+    loom::model(|| {
+        let value = Arc::new(AtomicU64::new(0));
+        let interest = Arc::new(AtomicU64::new(0));
+        let writer = {
+            let (value, interest) = (Arc::clone(&value), Arc::clone(&interest));
+            loom::thread::spawn(move || {
+                value.store(1, Ordering::Release);
+                fence(Ordering::SeqCst);
+                interest.load(Ordering::Relaxed)
+            })
+        };
+        interest.fetch_or(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let read = value.load(Ordering::Acquire);
+        let published = writer.join().expect("writer");
+        assert!(read == 1 || published == 1, "the event is neither in the lane nor in the value");
+    });
+}

@@ -1,0 +1,70 @@
+//! A finished handshake on its way from the control side to a worker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::auth::Principal;
+use crate::session::{Admission, Verdict, Verify};
+use crate::wire::CloseCode;
+use crate::wire::command::Subscribe;
+
+/// What the handshake said of the subscriber's right to be here.
+#[derive(Debug)]
+pub enum Entry {
+    /// A good credential, with a place among its subject's sessions.
+    Good(Arc<Principal>, Admission),
+    /// None: it may come in band.
+    Open,
+    /// To be told in band that it may not: its script cannot see an HTTP status.
+    Refused(CloseCode, String),
+}
+
+/// A subscriber whose handshake is done.
+#[derive(Debug)]
+pub struct Handover {
+    /// Its socket, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// What came behind the handshake.
+    pub early: Bytes,
+    /// The session's name.
+    pub name: String,
+    /// Its right to be here.
+    pub entry: Entry,
+    /// What its URL subscribes to.
+    pub url: Vec<Subscribe>,
+    /// Counts it among the open sessions until dropped.
+    pub places: Places,
+}
+
+/// Where workers have credentials judged: on the control side, not on their own threads.
+pub trait Verifier: Send + Sync {
+    /// Judges one; the answer comes when it comes.
+    fn verify(&self, verify: Verify) -> oneshot::Receiver<Verdict>;
+}
+
+/// A session's places: among the hub's sessions, and among its worker's.
+pub type Places = (Place, Place);
+
+/// A count that goes down again when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    count: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Place {
+    /// One more in `count`, if it stays within `max`.
+    #[must_use]
+    pub fn take(count: &Arc<std::sync::atomic::AtomicUsize>, max: usize) -> Option<Self> {
+        use std::sync::atomic::Ordering::Relaxed;
+        count.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).ok()?;
+        Some(Self { count: Arc::clone(count) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,91 @@
+//! What a worker counts, published a few times a second.
+
+use std::sync::Arc;
+
+use crate::fanout::{Counts, Holdings};
+use crate::metrics::{self, Counter, Gauge, Registry};
+use crate::model::GapCause;
+
+/// Handles to one worker's metrics.
+pub struct WorkerMeters {
+    registry: Arc<Registry>,
+    transport: &'static str,
+    opened: Counter,
+    deliveries: Counter,
+    bytes: Counter,
+    writes: Counter,
+    blocked: Counter,
+    conflated: Counter,
+    gapped: [Counter; 3],
+    overflow_gaps: Counter,
+    overflow_closes: Counter,
+    requests_full: Counter,
+    sessions: Gauge,
+    entries: Gauge,
+    streams: Gauge,
+    blocked_sessions: Gauge,
+    outbox_bytes: Gauge,
+}
+
+impl WorkerMeters {
+    /// Registers them for one worker, transport and format.
+    #[must_use]
+    pub fn new(registry: &Arc<Registry>, worker: usize, transport: &'static str, format: &str) -> Self {
+        let worker = worker.to_string();
+        let out = [("transport", transport), ("format", format)];
+        let by = [("transport", transport)];
+        let at = [("worker", worker.as_str())];
+        let gap = |cause: GapCause| registry.counter(metrics::GAPPED, &[("cause", cause.as_str())]);
+        let overflow = |policy| registry.counter(metrics::OUTBOX_OVERFLOWS, &[("policy", policy)]);
+        Self {
+            registry: Arc::clone(registry),
+            transport,
+            opened: registry.counter(metrics::SESSIONS_OPENED, &by),
+            deliveries: registry.counter(metrics::DELIVERIES, &out),
+            bytes: registry.counter(metrics::BYTES_OUT, &out),
+            writes: registry.counter(metrics::WRITES, &by),
+            blocked: registry.counter(metrics::WRITES_BLOCKED, &by),
+            conflated: registry.counter(metrics::CONFLATED, &[]),
+            gapped: [GapCause::SlowConsumer, GapCause::Upstream, GapCause::Hub].map(gap),
+            overflow_gaps: overflow("gap"),
+            overflow_closes: overflow("disconnect"),
+            requests_full: registry.counter(metrics::FEED_REQUESTS_FULL, &[]),
+            sessions: registry.gauge(metrics::SESSIONS, &[("transport", transport), ("worker", &worker)]),
+            entries: registry.gauge(metrics::SUBSCRIPTIONS, &at),
+            streams: registry.gauge(metrics::STREAMS, &at),
+            blocked_sessions: registry.gauge(metrics::OUTBOX_BLOCKED, &at),
+            outbox_bytes: registry.gauge(metrics::OUTBOX_BYTES, &at),
+        }
+    }
+
+    pub(super) fn opened(&self) {
+        self.opened.increment(1);
+    }
+
+    pub(super) fn closed(&self, reason: &str) {
+        let labels = [("transport", self.transport), ("reason", reason)];
+        self.registry.counter(metrics::SESSIONS_CLOSED, &labels).increment(1);
+    }
+
+    pub(super) fn publish(&self, counts: &Counts) {
+        self.deliveries.increment(counts.deliveries);
+        self.bytes.increment(counts.bytes);
+        self.writes.increment(counts.writes);
+        self.blocked.increment(counts.blocked);
+        self.conflated.increment(counts.conflated);
+        for (counter, count) in self.gapped.iter().zip(counts.gapped) {
+            counter.increment(count);
+        }
+        self.overflow_gaps.increment(counts.overflow_gaps);
+        self.overflow_closes.increment(counts.overflow_closes);
+        self.requests_full.increment(counts.requests_full);
+    }
+
+    pub(super) fn hold(&self, holdings: &Holdings) {
+        self.sessions.set(holdings.sessions as f64);
+        self.entries.set(holdings.entries as f64);
+        self.streams.set(holdings.streams as f64);
+        self.blocked_sessions.set(holdings.blocked as f64);
+        self.outbox_bytes.set(holdings.outbox_bytes as f64);
+    }
+}

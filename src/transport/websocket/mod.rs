@@ -1,0 +1,16 @@
+//! WebSocket (RFC 6455), the server's side of it.
+
+mod frame;
+mod handshake;
+mod serve;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use serve::{Opening, serve};
+
+pub use frame::{FRAGMENTS_MAX, FrameReader, Incoming, Violation};
+pub use handshake::{
+    Credential, HeaderKind, Offer, QUERY_BYTES_MAX, Refusal, SUBPROTOCOL_DEFAULT, SUBPROTOCOLS, URL_CHANNELS_MAX,
+    UrlSubscription, judge_handshake,
+};

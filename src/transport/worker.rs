@@ -1,0 +1,383 @@
+//! One worker's sessions and sockets on its own thread: turns, reads, deadlines.
+//!
+//! Everything here is single-threaded. A turn is one synchronous piece: drain the lanes, deliver,
+//! one gathered write for each touched session. A session's own task only waits for its socket
+//! to become readable, or writable where it was full.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+
+use super::handover::{Handover, Places, Verifier};
+use super::meters::WorkerMeters;
+use super::websocket;
+use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
+use crate::session::{Meters, Now, Session, SessionConfig};
+use crate::shutdown::Stop;
+use crate::time;
+use crate::wire::CloseCode;
+
+/// Events of one turn at the most: behind them reads and timers get theirs.
+const TURN_EVENTS_MAX: usize = 4096;
+
+/// How often deadlines are looked at: none of them is shorter than a second by default.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often the worker counts what it holds, in sweeps: that walk touches every session.
+const HOLDINGS_SWEEPS: u32 = 20;
+
+/// One read buffer for all sockets of a worker.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// How a drain is spread.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainConfig {
+    /// The time over which sessions are told to go.
+    pub spread: Duration,
+    /// When the last of them may come back; each is told a random part of it.
+    pub retry_after: Duration,
+}
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// Its sessions' subscriptions and outboxes.
+    pub fanout: Fanout,
+    /// One lane from each feed thread.
+    pub lanes: Vec<LaneReader>,
+    /// How feed threads wake it.
+    pub wake: Arc<Wake>,
+    /// Finished handshakes.
+    pub handovers: mpsc::Receiver<Handover>,
+    /// Bounds of its sessions.
+    pub session: Arc<SessionConfig>,
+    /// What sessions count.
+    pub meters: Arc<Meters>,
+    /// What it counts itself.
+    pub worker_meters: WorkerMeters,
+    /// Where credentials are judged.
+    pub verifier: Arc<dyn Verifier>,
+    /// How it drains.
+    pub drain: DrainConfig,
+}
+
+/// A subscriber's socket, shared between its task and the worker's turns.
+pub(super) struct Socket {
+    pub(super) stream: TcpStream,
+    /// Wakes the task: the socket is full, or the session ended.
+    pub(super) nudge: Notify,
+    pub(super) failed: Cell<bool>,
+}
+
+/// One live session.
+pub(super) struct Live {
+    pub(super) session: Session,
+    pub(super) socket: Rc<Socket>,
+    /// The socket is to be reset: its close frame did not get through in time.
+    pub(super) expired: bool,
+    _places: Places,
+}
+
+/// What a worker's tasks share.
+pub(super) struct State {
+    pub(super) fanout: Fanout,
+    pub(super) sockets: Sockets,
+    pub(super) read_buffer: Vec<u8>,
+    lanes: Vec<LaneReader>,
+    meters: WorkerMeters,
+}
+
+/// Live sessions by their index on the worker.
+pub(super) struct Sockets {
+    pub(super) live: Vec<Option<Live>>,
+    /// When each session's next deadline is; `u64::MAX` where there is none.
+    due: Vec<u64>,
+    write_stall_ns: u64,
+    now: u64,
+}
+
+impl Sink for Sockets {
+    fn write(&mut self, session: SessionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(Some(live)) = self.live.get(session as usize) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let result = match slices {
+            [one] => live.socket.stream.try_write(one),
+            many => live.socket.stream.try_write_vectored(many),
+        };
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        match &result {
+            Ok(taken) if *taken == offered => return result,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => live.socket.failed.set(true),
+        }
+        live.socket.nudge.notify_one();
+        let due = &mut self.due[session as usize];
+        *due = (*due).min(self.now.saturating_add(self.write_stall_ns));
+        result
+    }
+}
+
+/// A worker, as its tasks see it.
+pub(super) struct Worker {
+    pub(super) state: RefCell<State>,
+    pub(super) config: Arc<SessionConfig>,
+    pub(super) session_meters: Arc<Meters>,
+    pub(super) verifier: Arc<dyn Verifier>,
+}
+
+pub(super) fn now() -> Now {
+    Now { mono: time::mono(), wall: time::wall() }
+}
+
+impl Worker {
+    /// Opens a session for a handover; its index.
+    pub(super) fn open(&self, socket: Rc<Socket>, handover: websocket::Opening) -> SessionId {
+        let state = &mut *self.state.borrow_mut();
+        let now = now();
+        let session = Session::open(
+            &mut state.fanout,
+            &handover.name,
+            Arc::clone(&self.config),
+            Arc::clone(&self.session_meters),
+            handover.credential,
+            handover.url,
+            now,
+        );
+        let id = session.id();
+        let index = id as usize;
+        if state.sockets.live.len() <= index {
+            state.sockets.live.resize_with(index + 1, || None);
+            state.sockets.due.resize(index + 1, u64::MAX);
+        }
+        state.sockets.due[index] = session.due(&state.fanout);
+        state.sockets.live[index] = Some(Live { session, socket, expired: false, _places: handover.places });
+        if let Some((code, reason)) = handover.refused {
+            state.end(id, code, &reason, now);
+        }
+        state.meters.opened();
+        state.write(id, now.mono);
+        id
+    }
+
+    /// Forgets a session.
+    pub(super) fn close(&self, id: SessionId, reason: &str) {
+        let state = &mut *self.state.borrow_mut();
+        state.sockets.live[id as usize] = None;
+        state.sockets.due[id as usize] = u64::MAX;
+        state.fanout.close(id);
+        state.meters.closed(reason);
+    }
+}
+
+impl State {
+    /// Writes what a session is owed, and looks at its deadlines anew.
+    pub(super) fn write(&mut self, id: SessionId, mono: u64) {
+        self.sockets.now = mono;
+        self.fanout.write(id, mono, &mut self.sockets);
+        if let Some(Some(live)) = self.sockets.live.get(id as usize) {
+            self.sockets.due[id as usize] = live.session.due(&self.fanout);
+        }
+    }
+
+    pub(super) fn end(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {
+        if let Some(Some(live)) = self.sockets.live.get_mut(id as usize) {
+            live.session.end_flushed(&mut self.fanout, code, reason, now);
+            live.socket.nudge.notify_one();
+        }
+    }
+
+    /// One turn; whether there is more to do at once.
+    fn turn(&mut self) -> bool {
+        let mut events = 0;
+        let mut resync = false;
+        for lane in &mut self.lanes {
+            while events < TURN_EVENTS_MAX {
+                let Some(event) = lane.pop() else {
+                    resync |= lane.take_overflow();
+                    break;
+                };
+                self.fanout.on_event(event);
+                events += 1;
+            }
+        }
+        if resync {
+            self.fanout.resync();
+        }
+        let now = time::mono();
+        let due = self.fanout.next_due().is_some_and(|due| due <= now);
+        if events > 0 || resync || due || self.fanout.has_work() {
+            self.sockets.now = now;
+            self.fanout.end_turn(now, &mut self.sockets);
+            self.fanout.close_turn(time::mono());
+            for session in self.fanout.take_ended() {
+                if let Some(Some(live)) = self.sockets.live.get(session as usize) {
+                    live.socket.nudge.notify_one();
+                }
+            }
+        }
+        events >= TURN_EVENTS_MAX || self.fanout.has_work()
+    }
+
+    fn idle(&self) -> bool {
+        self.lanes.iter().all(LaneReader::is_empty)
+    }
+
+    /// Does what is due for each session.
+    fn sweep(&mut self) {
+        let now = now();
+        for index in 0..self.sockets.due.len() {
+            if self.sockets.due[index] > now.mono {
+                continue;
+            }
+            let Some(Some(live)) = self.sockets.live.get_mut(index) else {
+                self.sockets.due[index] = u64::MAX;
+                continue;
+            };
+            if live.session.on_time(&mut self.fanout, now) {
+                self.write(index as SessionId, now.mono);
+            } else {
+                live.expired = true;
+                self.sockets.due[index] = u64::MAX;
+            }
+            if let Some(Some(live)) = self.sockets.live.get(index)
+                && (live.expired || live.session.closed().is_some())
+            {
+                live.socket.nudge.notify_one();
+            }
+        }
+        self.meters.publish(&self.fanout.take_counts());
+    }
+
+    /// Tells the sessions below `until` to come back later; how many are left.
+    fn drain(&mut self, until: usize, retry: &mut impl FnMut() -> u64) -> usize {
+        let now = now();
+        for index in 0..until.min(self.sockets.live.len()) {
+            let Some(Some(live)) = self.sockets.live.get_mut(index) else { continue };
+            if live.session.closed().is_none() {
+                self.fanout.release(index as SessionId);
+                self.sockets.now = now.mono;
+                self.fanout.write(index as SessionId, now.mono, &mut self.sockets);
+                let reason = format!("retry_after_ms={}", retry());
+                self.end(index as SessionId, CloseCode::Drain, &reason, now);
+                self.write(index as SessionId, now.mono);
+            }
+        }
+        self.sockets.live.iter().flatten().count()
+    }
+}
+
+/// Runs a worker on this thread until the stop, then drains it. `draining` comes when sessions
+/// are to be told to go; `stop` when the worker must end.
+pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
+    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, verifier, drain } = parts;
+    let worker = Rc::new(Worker {
+        state: RefCell::new(State {
+            fanout,
+            sockets: Sockets {
+                live: Vec::new(),
+                due: Vec::new(),
+                write_stall_ns: time::duration_ns(session.write_stall_timeout),
+                now: 0,
+            },
+            read_buffer: vec![0; READ_BYTES],
+            lanes,
+            meters: worker_meters,
+        }),
+        config: session,
+        session_meters: meters,
+        verifier,
+    });
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sweeps = Sweeps { next: 0, count: 0, drain, drain_since: None };
+    while !stop.is_stopped() {
+        let busy = worker.state.borrow_mut().turn();
+        if busy {
+            // Reads and timers get theirs.
+            tokio::task::yield_now().await;
+        } else {
+            wake.prepare_sleep();
+            if worker.state.borrow().idle() {
+                let due = worker.state.borrow().fanout.next_due();
+                tokio::select! {
+                    () = wake.woken() => {}
+                    () = sleep_until(due) => {}
+                    _ = sweep.tick() => {}
+                    Some(handover) = handovers.recv() => {
+                        tokio::task::spawn_local(websocket::serve(Rc::clone(&worker), handover));
+                    }
+                    () = draining.stopped(), if sweeps.drain_since.is_none() => {}
+                    () = stop.stopped() => {}
+                }
+            }
+            wake.awake();
+        }
+        while let Ok(handover) = handovers.try_recv() {
+            tokio::task::spawn_local(websocket::serve(Rc::clone(&worker), handover));
+        }
+        if sweeps.drain_since.is_none() && draining.is_stopped() {
+            sweeps.drain_since = Some(time::mono());
+        }
+        if time::mono() >= sweeps.next && !sweeps.run(&mut worker.state.borrow_mut()) {
+            break;
+        }
+    }
+    let state = &mut *worker.state.borrow_mut();
+    state.meters.publish(&state.fanout.take_counts());
+}
+
+/// What is done every [`SWEEP_INTERVAL`].
+struct Sweeps {
+    next: u64,
+    count: u32,
+    drain: DrainConfig,
+    drain_since: Option<u64>,
+}
+
+impl Sweeps {
+    /// `false` = the worker is drained.
+    fn run(&mut self, state: &mut State) -> bool {
+        self.next = time::mono() + time::duration_ns(SWEEP_INTERVAL);
+        state.sweep();
+        self.count = self.count.wrapping_add(1);
+        if self.count.is_multiple_of(HOLDINGS_SWEEPS) {
+            state.meters.hold(&state.fanout.holdings());
+        }
+        let Some(since) = self.drain_since else { return true };
+        let until = drained_until(since, self.drain, state.sockets.live.len());
+        state.drain(until, &mut retry_after(self.drain)) > 0
+    }
+}
+
+/// How many of `sessions` are to have been told by now.
+fn drained_until(since: u64, drain: DrainConfig, sessions: usize) -> usize {
+    let elapsed = u128::from(time::mono().saturating_sub(since));
+    let spread = drain.spread.as_nanos().max(1);
+    if elapsed >= spread { usize::MAX } else { (sessions as u128 * elapsed / spread) as usize + 1 }
+}
+
+/// Random parts of the time after which a drained session may come back.
+fn retry_after(drain: DrainConfig) -> impl FnMut() -> u64 {
+    let max = u64::try_from(drain.retry_after.as_millis()).unwrap_or(u64::MAX).max(1);
+    let mut state = time::mono() | 1;
+    move || {
+        // xorshift64 (Marsaglia, 2003): spreads clients, guards nothing.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        1 + state % max
+    }
+}
+
+async fn sleep_until(due: Option<u64>) {
+    match due {
+        Some(due) => tokio::time::sleep(Duration::from_nanos(due.saturating_sub(time::mono()))).await,
+        None => std::future::pending().await,
+    }
+}
