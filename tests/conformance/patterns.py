@@ -64,6 +64,20 @@ def meet(a, b):
     return _parts_meet(one[0], two[0]) and _parts_meet(one[1], two[1])
 
 
+def pick_pattern(universe):
+    """A pattern that matches some instruments, but not all; None if there is none."""
+    ids = sorted(universe)
+    for size in (1, 2, 3, 4):
+        heads = {}
+        for iid in ids:
+            venue, _, symbol = iid.partition(":")
+            heads.setdefault(f"{venue}:{symbol[:size]}*", []).append(iid)
+        fit = [p for p, found in heads.items() if len(found) < len(ids)]
+        if fit:
+            return max(fit, key=lambda p: (min(len(heads[p]), len(ids) - len(heads[p])), p))
+    return None
+
+
 class Grant:
     """The symbols a token allows: None means everything."""
 

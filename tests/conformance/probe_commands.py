@@ -4,8 +4,10 @@ import asyncio
 import json
 import time
 
+from patterns import Grant, matches, pick_pattern
 from session import Session
 from tokens import claims
+from ws import Socket
 
 SUB = {"op": "subscribe", "channel": "ticker", "symbols": ["SIM:NONE-SUCH"]}
 
@@ -97,7 +99,6 @@ class Raw:
         credential = how.pop("how")
         world = self.world
         self.session.model = None
-        from ws import Socket
         headers = [("Authorization", f"Bearer {self.session.token}")] if credential == "header" else []
         self.session.socket = await Socket.connect(world.ws_url, headers, (), receive, **how)
         if wait:
@@ -307,32 +308,33 @@ async def renewal(world, mint):
     answer = await raw.ask({"op": "ping", "id": 7}) or {}
     report.check("renewal", answer.get("op") == "pong", lambda: f"the session does not go on: {answer}", raw.session)
     await raw.close()
-    narrow = mint.token(symbols="SIM:A*")
+    pattern = pick_pattern(world.universe)
+    narrow = pattern and mint.token(symbols=pattern)
     if not narrow:
         report.note("renewal with a narrower or other token not tried", mint.error or "")
         return
     same = claims(narrow).get("sub") == claims(world.token).get("sub")
     ids = sorted(world.universe)
-    out = [s for s in ids if not s.startswith("SIM:A")]
-    inside = [s for s in ids if s.startswith("SIM:A")]
+    out = [s for s in ids if not matches(pattern, s)]
+    inside = [s for s in ids if matches(pattern, s)]
+    wide = pattern.partition(":")[0] + ":*"
     session = await Session(world, "renewal to less").open()
     keep = (out[:1] + inside[:1]) or ids[:1]
     await session.command({"op": "subscribe", "channel": "ticker", "symbols": keep, "mode": "latest"})
-    await session.command({"op": "subscribe", "channel": "trade", "symbols": ["SIM:*"]})
+    await session.command({"op": "subscribe", "channel": "trade", "symbols": [wide]})
     if not same:
         await session.command({"op": "auth", "token": narrow}, bad=("invalid_token", "not_entitled", "unauthenticated"))
         report.check("renewal_sub", session.socket.alive, "a renewal with another sub closed the session", session)
         return await session.close()
     await session.command({"op": "auth", "token": narrow})
-    from patterns import Grant
-    lost = {("trade", s) for s in out if s.startswith("SIM:")} | {("ticker", s) for s in keep if s in out}
+    lost = {("trade", s) for s in out if matches(wide, s)} | {("ticker", s) for s in keep if s in out}
 
     def told():
         return {(m.get("channel"), s) for m in session.model.taken_away for s in m.get("symbols", [])}
     await session.until(lambda: told() >= lost, world.timing.answer)
     report.check("grant_renewal", told() == lost,
                  lambda: f"taken away {sorted(told())[:6]}, should be {sorted(lost)[:6]}", session)
-    session.model.grant = Grant(["SIM:A*"])
+    session.model.grant = Grant([pattern])
     await asyncio.sleep(1.0)
     return await session.close()
 

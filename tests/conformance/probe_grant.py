@@ -4,24 +4,10 @@ import asyncio
 import json
 from urllib.parse import quote
 
-from patterns import Grant
+from patterns import Grant, pick_pattern
 from rest import Rest
 from session import Session
 from tokens import claims
-
-
-def pick_pattern(universe):
-    """A pattern that matches some instruments, but not all; None if there is none."""
-    ids = sorted(universe)
-    for size in (1, 2, 3, 4):
-        heads = {}
-        for iid in ids:
-            venue, _, symbol = iid.partition(":")
-            heads.setdefault(f"{venue}:{symbol[:size]}*", []).append(iid)
-        fit = [p for p, found in heads.items() if len(found) < len(ids)]
-        if fit:
-            return max(fit, key=lambda p: (min(len(heads[p]), len(ids) - len(heads[p])), p))
-    return None
 
 
 def narrowed(world, mint, given=None):
