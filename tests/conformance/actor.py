@@ -32,6 +32,7 @@ class Actor:
         self.token, self.grant = token, grant
         self.session = None
         self.remembered = {}       # (channel, depth) -> {sym: (epoch, seq)} of the last connection
+        self.books = {}            # (sym, depth, seq) -> the book at that number
         self.ids = sorted(world.universe)
         self.star = self.rng.choice(("*", "*:*"))
         self.stop = None
@@ -65,6 +66,7 @@ class Actor:
                 url = (channels, names)
         try:
             await self.session.open(how, url_channels=url)
+            self.session.model.books = self.books
             return True
         except Refused as refused:
             if refused.status in (429, 503):
@@ -93,12 +95,14 @@ class Actor:
     def _remember(self):
         """What a resume on the next connection may go on from."""
         model = self.session.model
-        self.remembered = {}
+        self.remembered, self.books = {}, {}
         for (channel, sym), s in model.streams.items():
             if channel != "status" and s.mode == "every" and s.last and not s.due and s.book_gap is None \
                     and s.origin in ("live", "snapshot", "resume"):
                 epoch = model.epochs.get((channel, sym))
                 self.remembered.setdefault((channel, s.depth), {})[sym] = (epoch, s.last)
+                if s.book is not None:
+                    self.books[sym, s.depth, s.last] = s.book
 
     async def _resume(self, channel, depth, numbers):
         rng = self.rng

@@ -43,6 +43,7 @@ class Market:
         self.streams = {}
         self.books = {s: ({}, {}) for s in IDS}
         self.mid = {s: 10_000 + 100 * i for i, s in enumerate(IDS)}
+        self.times = dict.fromkeys(IDS, now_ns())
         self.states = {"SIM": "live", "OTH": "stale"}
         self.state_times = {"SIM": now_ns(), "OTH": now_ns()}
         self.epoch = {"SIM": "e-sim", "OTH": "e-oth"}
@@ -72,7 +73,9 @@ class Market:
 
     def book_value(self, sym, depth, seq):
         bids, asks = self.window(sym, depth)
-        now = now_ns()
+        now = self.times[sym]
+        if "depths_differ" in self.breaks and depth == 1:
+            bids, asks = ({p: z + 1 for p, z in side.items()} for side in (bids, asks))
         return {"ch": "book", "sym": sym, "depth": depth, "seq": seq, "ts": now, "rx": now,
                 "bids": [[f"{p / 100:.2f}", str(z)] for p, z in bids.items()],
                 "asks": [[f"{p / 100:.2f}", str(z)] for p, z in asks.items()]}
@@ -93,6 +96,7 @@ class Market:
     def move_book(self, sym):
         depths = [d for d in (0, 1, 10, 50) if self.stream(sym, "book", d).users > 0]
         before = {d: self.window(sym, d) for d in depths}
+        self.times[sym] = now_ns()
         bids, asks = self.books[sym]
         for side in (bids, asks):
             for _ in range(self.rng.randint(0, 2)):
@@ -108,7 +112,8 @@ class Market:
     def _publish_window(self, sym, depth, old, new):
         changes = []
         for was, now in zip(old, new):
-            side = [[f"{p / 100:.2f}", str(z)] for p, z in now.items() if was.get(p) != z]
+            more = "depths_differ" in self.breaks and depth == 1
+            side = [[f"{p / 100:.2f}", str(z + more)] for p, z in now.items() if was.get(p) != z]
             if "book_lost_level" in self.breaks:
                 side = [[f"{p / 100:.2f}", str(z)] for p, z in now.items() if p in was and was[p] != z]
             side += [[f"{p / 100:.2f}", "0"] for p in was if p not in now]

@@ -138,6 +138,7 @@ async def judge(args, timing=None):
     if "random" in args.parts:
         await random_part(world, args, narrow, rest)
     await asyncio.gather(*slow)
+    world.oracle.finish()
     watch.cancel()
     report.fact(f"the judge's own worst delay: {lag.worst * 1000:.0f} ms")
     return report

@@ -64,6 +64,7 @@ class Model:
         self.session, self.oracle, self.report = session, oracle, report
         self.universe = universe                    # ids known to exist
         self.grant = grant or Grant()
+        self.books = {}                             # (sym, depth, seq) -> book of an earlier connection, for resumes
         self.lag = clock                            # .worst: how late the judge itself runs
         self.entries = {}                           # (channel, name) -> Entry
         self.streams = {}                           # (channel, sym) -> Stream
@@ -383,6 +384,7 @@ class Model:
             return
         self.report.counts["resume_no_snapshot"] += 1
         stream.last, stream.origin = number, "resume"
+        stream.book = self.books.get((sym, stream.depth, number))
 
     def _on_unsubscribed(self, command, msg):
         now, channel = time.monotonic(), command.channel

@@ -97,6 +97,7 @@ class Oracle:
         self.marks = defaultdict(dict)     # (sym, depth) -> seq -> digest of the book
         self.recent = OrderedDict()        # (sym, depth, seq) -> book, to explain differences
         self.recent_levels = 0
+        self.moments = OrderedDict()       # (sym, ts, rx) -> {depth: (seq, book)}: windows after the same change
         self.memo = OrderedDict()          # (book, raw delta) -> book
         self.iids = {}
         self.epochs = {}
@@ -228,12 +229,38 @@ class Oracle:
             while self.recent_levels > KEPT_LEVELS:
                 _, old = self.recent.popitem(last=False)
                 self.recent_levels -= len(old.bids) + len(old.asks)
+            self._moment(p, book)
         elif other.mark == book.mark:
             book = other                # sessions with the same book go on together
         self.memo[key] = (book, base)   # the base is kept alive, so that its id is not given to another book
         if len(self.memo) > 20_000:
             self.memo.popitem(last=False)
         return book
+
+    def _moment(self, p, book):
+        """Windows of several depths after one change of the venue are compared once no more of them can come."""
+        moment = self.moments.setdefault((p.sym, p.msg["ts"], p.msg["rx"]), {})
+        if p.depth in moment and moment[p.depth][0] != p.seq:
+            moment["several"] = True     # one message of the venue made several changes: not comparable
+        moment[p.depth] = (p.seq, book)
+        while len(self.moments) > 4000:
+            self._compare_depths(*self.moments.popitem(last=False))
+
+    def finish(self):
+        while self.moments:
+            self._compare_depths(*self.moments.popitem(last=False))
+
+    def _compare_depths(self, where, moment):
+        if "several" in moment or len(moment) < 2:
+            return
+        depths = sorted(moment, key=lambda d: d or 1 << 30)
+        for small, large in zip(depths, depths[1:]):
+            (n, narrow), (m, wide) = moment[small], moment[large]
+            bids = dict(sorted(wide.bids.items(), reverse=True)[:small])
+            asks = dict(sorted(wide.asks.items())[:small])
+            self.report.check("book_depths", (bids, asks) == (narrow.bids, narrow.asks),
+                              lambda: f"{where}: depth {small} number {n} against the top of depth {large} number {m}: "
+                              + narrow.difference(Book(bids, asks, 0)))
 
     # -- other facts that must agree -----------------------------------------------------------------------------------
     def iid(self, sym, iid, session):

@@ -33,6 +33,7 @@ resubscribe_loses|G2|Subscribing again replaces an entry's options and loses not
 book_gap_snapshot|G2|A `book` gap is followed by a fresh snapshot whose `seq` is the gap's `to`
 same_everywhere|G2|`seq`: +1 for every event of one stream (one number is one event, in every session and mode)
 book_equal|G2|A book stream of depth N is a complete book of N levels a side: a change that moves the window carries the level that enters and size "0" for the one that leaves
+book_depths|G2|A book stream of depth N is a complete book of N levels a side (the windows of two depths after the same change agree)
 book_levels|G2|A book stream of depth N is a complete book of N levels a side
 book_crossed|G2|(a validated book is not crossed: best bid below best ask)
 book_depth|G2|options come from the exact entry if there is one, else from the matching pattern with the most bytes (depth in effect)

@@ -26,7 +26,7 @@ CASES = {
     "skip_event": ("every_contiguous", RANDOM), "dup_event": ("every_contiguous", RANDOM),
     "gap_wrong": ("gap_exact", RANDOM), "book_gap_bare": ("book_gap_snapshot", RANDOM),
     "book_lost_level": ("book_equal", RANDOM), "book_too_deep": ("book_levels", RANDOM),
-    "book_crossed": ("book_crossed", RANDOM), "content": ("same_everywhere", RANDOM),
+    "book_crossed": ("book_crossed", RANDOM), "depths_differ": ("book_depths", RANDOM), "content": ("same_everywhere", RANDOM),
     "latest_back": ("latest_grows", RANDOM), "latest_gap": ("latest_no_gap", RANDOM),
     "latest_delta": ("latest_book_full", RANDOM), "rate_ignored": ("max_rate", RANDOM), "last_lost": ("last_value", RANDOM),
     "one_stands": ("fresh_value", RANDOM), "every_stands": ("healthy_no_stall", RANDOM), "status_untold": ("status_told", RANDOM),
