@@ -7,6 +7,8 @@
 //! line in [`VENUES`] and [`ProviderConfig`].
 
 pub mod binance;
+pub mod recording;
+pub mod replay;
 pub mod sim;
 pub mod supervisor;
 

@@ -57,7 +57,7 @@ impl Binance {
     }
 
     async fn sessions(&mut self, feed: &Feed, stop: Stop) -> Result<(), ProviderError> {
-        let dialer = Dialer::new(self.config.connect_timeout())?;
+        let dialer = Dialer::new(self.config.connect_timeout.duration())?;
         let mut rest = match self.rest.take() {
             Some(rest) => rest,
             None => Rest::new(&self.config, dialer.clone(), feed, self.random.next())?,
@@ -127,8 +127,8 @@ impl Binance {
     }
 
     fn replace_after(&mut self) -> Duration {
-        let jitter = self.random.below(self.config.replace_jitter_ms + 1);
-        Duration::from_millis(self.config.replace_after_ms - jitter)
+        let jitter = time::duration_ns(self.config.replace_jitter.duration());
+        self.config.replace_after.duration().saturating_sub(Duration::from_nanos(self.random.below(jitter + 1)))
     }
 }
 

@@ -138,7 +138,7 @@ impl Rest {
                 Err(error) => {
                     session.with_decoder(|decoder| decoder.on_rest_failed(&request.path));
                     let limited = matches!(error, ProviderError::RateLimited { .. });
-                    let at_least = error.retry_after().or(limited.then_some(LIMITED_PAUSE));
+                    let at_least = error.retry_after().or_else(|| limited.then_some(LIMITED_PAUSE));
                     let wait = backoff.after_failure(Duration::ZERO, at_least).wait;
                     self.pause(session, wait, &error.cause()).await;
                 }

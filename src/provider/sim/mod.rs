@@ -238,7 +238,7 @@ impl Sim {
     async fn misbehave(&mut self, feed: &Feed, fault: Fault) -> Result<Happening, ProviderError> {
         tracing::info!(venue = feed.venue(), ?fault, event = self.event, "misbehaving on demand");
         match fault.kind {
-            FaultKind::Stale => return Ok(Happening::Silence(Duration::from_millis(fault.for_ms))),
+            FaultKind::Stale => return Ok(Happening::Silence(fault.lasts.duration())),
             FaultKind::Drop => self.faults.drop_next(fault.count),
             FaultKind::Cross => self.cross(fault.instrument as usize),
             FaultKind::Late => {
