@@ -24,7 +24,9 @@ from report import Report
 from rest import Rest
 from session import Session, World
 from tokens import Mint, claims
+from ws import Refused
 
+PART_LIMIT = 150.0
 PARTS = ("http", "credentials", "commands", "scenes", "grant", "random")
 
 
@@ -106,6 +108,28 @@ async def random_part(world, args, narrow, rest):
             session.socket.abort()
 
 
+async def one_part(world, name, run, limit):
+    """Run one part within `limit` seconds; afterwards a fresh session must still be served. False = give up."""
+    began = time.monotonic()
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    try:
+        await asyncio.wait_for(run(), limit)
+    except asyncio.TimeoutError:
+        world.report.fail("hub_serves", f"the part `{name}` did not end in {limit:.0f}s")
+    alive = False
+    try:
+        # one session for each thread that could own it, and some more
+        fresh = await asyncio.gather(*(Session(world, f"after {name}").open() for _ in range(8)))
+        alive = all(s.model.welcome and s.socket.alive for s in fresh)
+        for session in fresh:
+            await session.close()
+    except (OSError, asyncio.TimeoutError, Refused) as error:
+        world.report.note("no fresh session", repr(error))
+    world.report.check("hub_serves", alive, f"after the part `{name}` the hub does not serve a fresh session any more")
+    world.report.fact(f"{name}: {time.monotonic() - began:.0f}s")
+    return alive
+
+
 async def judge(args, timing=None):
     """Run all parts and return the report."""
     args.seed = args.seed or str(random.SystemRandom().randrange(10 ** 9))
@@ -124,19 +148,17 @@ async def judge(args, timing=None):
     await measure(world, 2.0 if args.seconds >= 10 else 0.7)
     slow = [asyncio.create_task(probe_commands.quiet_close(world))] if args.slow else []
     narrow = probe_grant.narrowed(world, mint, args.narrow_token) if args.parts & {"grant", "random"} else (None, None)
-    if "http" in args.parts:
-        await probe_http.run(world, rest, ready.get("ops"))
-    if "credentials" in args.parts:
-        await probe_credentials.run(world)
+    parts = [("http", lambda: probe_http.run(world, rest, ready.get("ops"))),
+             ("credentials", lambda: probe_credentials.run(world)),
+             ("commands", lambda: probe_commands.run(world, mint)),
+             ("scenes", lambda: probe_scenes.run(world)),
+             ("grant", lambda: probe_grant.rest(world, ready["http"], *narrow) if narrow[0] else asyncio.sleep(0)),
+             ("random", lambda: random_part(world, args, narrow, rest))]
+    for name, run in parts:
+        if name in args.parts and not await one_part(world, name, run, PART_LIMIT + args.seconds):
+            break
     if "commands" in args.parts:
-        await probe_commands.run(world, mint)
         slow.append(asyncio.create_task(probe_commands.expiry(world, mint)))
-    if "scenes" in args.parts:
-        await probe_scenes.run(world)
-    if "grant" in args.parts and narrow[0]:
-        await probe_grant.rest(world, ready["http"], *narrow)
-    if "random" in args.parts:
-        await random_part(world, args, narrow, rest)
     await asyncio.gather(*slow)
     world.oracle.finish()
     watch.cancel()

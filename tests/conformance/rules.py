@@ -59,6 +59,7 @@ grant_renewal|G6|What a smaller grant takes away is {"op":"unsubscribed",...,"co
 healthy_no_gap|G7|One subscriber that stops reading changes nothing for any other (a reading session got a slow_consumer gap)
 healthy_no_stall|G7|One subscriber that stops reading changes nothing for any other (delivery stood still)
 healthy_not_closed|G7|One subscriber that stops reading changes nothing for any other (a reading session was closed)
+hub_serves|LIFE|(nothing from a peer may stop the hub from serving others)
 stalled_closed|LIFE|A session that takes nothing off its socket for 20 s while something waits is closed 4001
 answered|CMD|Every command carries an optional `id`, echoed in its answer
 answer_kind|CMD|A fault of one symbol stands in `rejected`, and the answer is `subscribed` or `unsubscribed`; any other fault is one `error` and changes nothing
