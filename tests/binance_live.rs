@@ -329,6 +329,22 @@ async fn snapshots_are_asked_for_again_but_never_before_the_venue_allows_it() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_outlives_the_connection() {
+    let venue = FakeVenue::open(Market::walk(17, &["BTCUSDT"]), 1).await;
+    venue.rest_fault("/api/v3/depth", RestFault::Status(418, Some(2)));
+    let mut hub = Hub::start(config(&venue, &["BTCUSDT"]));
+    hub.until("the refusal", |_| venue.seen().requests.iter().any(|(_, path)| path.contains("depth"))).await;
+    hub.until("connected", |hub| hub.state() == "recovering").await;
+    venue.order(Order::Reset);
+    hub.until("live", |hub| hub.state() == "live").await;
+    let seen = venue.seen();
+    let asked: Vec<Instant> =
+        seen.requests.iter().filter(|(_, path)| path.contains("depth")).map(|(at, _)| *at).collect();
+    assert_eq!((seen.connections.len(), asked.len()), (2, 2));
+    assert!(asked[1] - asked[0] >= Duration::from_secs(2), "{:?}", asked[1] - asked[0]);
+}
+
+#[tokio::test]
 async fn bad_snapshots_are_survived() {
     for fault in [
         RestFault::Status(500, None),

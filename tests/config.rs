@@ -191,7 +191,7 @@ fn every_fault_names_key_value_reason_and_what_to_do() {
         ),
         (
             "[[provider]]\nkind = \"sym\"",
-            "hub.toml:2: provider[0].kind = \"sym\": must be one of sim, binance; did you mean \"sim\"?",
+            "hub.toml:2: provider[0].kind = \"sym\": must be one of sim, binance, replay; did you mean \"sim\"?",
         ),
         ("[[provider]]\nseed = 1", "hub.toml:1: provider[0]: lacks the key \"kind\""),
         (

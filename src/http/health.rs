@@ -5,9 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Api, ReadinessState};
+use super::{Api, Problem, ReadinessState};
 use crate::model::FeedState;
 use crate::time::{mono, rfc3339};
 
@@ -24,7 +26,7 @@ pub struct LeftOut {
 }
 
 #[derive(Serialize)]
-pub(super) struct Health {
+struct Health {
     status: &'static str,
     readiness: &'static str,
     version: &'static str,
@@ -37,14 +39,14 @@ pub(super) struct Health {
 struct FeedHealth {
     venue: String,
     state: &'static str,
-    cause: Arc<str>,
+    cause: String,
     since: String,
     symbols_left_out: LeftOut,
 }
 
-/// `down` with 503 while the hub is not ready or has no feed that could deliver; `degraded` where
-/// one of them is not live.
-pub(super) async fn health(State(api): State<Arc<Api>>) -> (StatusCode, Json<Health>) {
+/// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
+/// same members as its details; `degraded` where one of them is not live.
+pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let states: Vec<FeedState> = api.store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
     let status = overall(readiness, &states);
@@ -55,7 +57,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> (StatusCode, Json<Hea
         FeedHealth {
             venue: feed.venue.to_string(),
             state: status.state.as_str(),
-            cause: status.cause,
+            cause: status.cause.to_string(),
             since: rfc3339(status.since),
             symbols_left_out,
         }
@@ -68,8 +70,15 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> (StatusCode, Json<Hea
         instruments: api.store.len(),
         feeds: feeds.collect(),
     };
-    let code = if status == "down" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, Json(health))
+    if status != "down" {
+        return Ok(Json(health).into_response());
+    }
+    let reason = match readiness {
+        ReadinessState::Ready => "no feed delivers",
+        starting_or_draining => starting_or_draining.as_str(),
+    };
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "down", format!("the hub is down: {reason}"));
+    Err(problem.details(json!(health)))
 }
 
 fn overall(readiness: ReadinessState, feeds: &[FeedState]) -> &'static str {

@@ -18,14 +18,14 @@ pub struct Problem {
     code: &'static str,
     message: String,
     details: Map<String, Value>,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 impl Problem {
     /// An error; `code` is for programs, `message` for people. Neither may repeat a secret.
     #[must_use]
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Map::new(), headers: HeaderMap::new() }
+        Self { status, code, message: message.into(), details: Map::new(), headers: Box::default() }
     }
 
     /// 400, code `bad_request`.
@@ -61,6 +61,15 @@ impl Problem {
     #[must_use]
     pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The same with the members of `details`, an object, as its details.
+    #[must_use]
+    pub(super) fn details(mut self, details: Value) -> Self {
+        if let Value::Object(details) = details {
+            self.details = details;
+        }
         self
     }
 
@@ -108,7 +117,7 @@ impl Problem {
         let (mut parts, _) = response.into_parts();
         parts.status = self.status;
         parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.extend(self.headers);
+        parts.headers.extend(*self.headers);
         parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Response::from_parts(parts, Body::from(envelope))
     }

@@ -164,6 +164,16 @@ impl Client {
         }
     }
 
+    /// Messages until the answer to the command with this id; it.
+    pub async fn answer(&mut self, id: u64) -> Value {
+        loop {
+            let message = self.json().await;
+            if message["id"] == id {
+                return message;
+            }
+        }
+    }
+
     /// Whatever comes until the close frame; its code and reason.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {

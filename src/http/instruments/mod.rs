@@ -53,7 +53,7 @@ struct List<'a> {
 struct Detail<'a> {
     #[serde(flatten)]
     entry: Entry<'a>,
-    cause: Arc<str>,
+    cause: String,
     since: String,
     epoch: &'a str,
     seq: BTreeMap<&'static str, Sequences>,
@@ -111,7 +111,7 @@ pub(super) async fn one(
     let (Some(entry), Some(feed)) = (entry(&api, key), feed(&api, key)) else { return Err(unknown_symbol(&id)) };
     let status = feed.status();
     let seq = sequences(&api, &principal.grant, key);
-    let (cause, since) = (status.cause, rfc3339(status.since));
+    let (cause, since) = (status.cause.to_string(), rfc3339(status.since));
     let entry = Entry { state: status.state.as_str(), ..entry };
     Ok(Json(Detail { entry, cause, since, epoch: &feed.epoch, seq }).into_response())
 }

@@ -92,7 +92,7 @@ impl Connection {
         if error.is_parse() {
             self.listening.refusals.malformed.increment(1);
         } else if error.is_timeout() {
-            self.listening.refusals.idle_timeout.increment(1);
+            self.listening.refusals.header_timeout.increment(1);
         }
         tracing::debug!(peer = %self.peer, %error, "connection failed");
     }

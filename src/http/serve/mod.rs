@@ -38,6 +38,7 @@ pub struct Peer(pub SocketAddr);
 struct Refusals {
     accept_error: Counter,
     connections_max: Counter,
+    header_timeout: Counter,
     idle_timeout: Counter,
     malformed: Counter,
 }
@@ -68,6 +69,7 @@ pub async fn serve(
     let refusals = Refusals {
         accept_error: refused("accept_error"),
         connections_max: refused("connections_max"),
+        header_timeout: refused("header_timeout"),
         idle_timeout: refused("idle_timeout"),
         malformed: refused("malformed"),
     };

@@ -41,6 +41,10 @@ pub struct Config {
     pub burst_percent: u32,
     /// Longest burst in events, 2 to 10000.
     pub burst_events: u32,
+    /// Whether the last 2 ms before an event are waited for by spinning. Timers have a resolution
+    /// of 1 ms, so that without it events are up to that late, and say so; with it the thread of
+    /// the feed is always busy.
+    pub busy_wait: bool,
     /// Instruments that appear after the start, to be seen by those who subscribed to a pattern.
     pub late_instruments: u32,
     /// When they appear, in planned time after the start.
@@ -61,6 +65,7 @@ impl Default for Config {
             book_share: 50,
             burst_percent: 20,
             burst_events: 32,
+            busy_wait: false,
             late_instruments: 0,
             late_after: Span::seconds(1),
             faults: Vec::new(),

@@ -82,15 +82,38 @@ async fn stamps_events_with_their_plan_and_catches_up_after_a_delay() {
     // Three seconds have passed, and the one in which nothing ran is not missing.
     assert!((1_470..=1_501).contains(&quotes.len()), "{}", quotes.len());
     assert!(quotes.windows(2).all(|pair| pair[1] - pair[0] == 2_000_000), "the plan knows of no delay");
+    assert_eq!(late_at_most(&hub, 2.0), quotes.len());
+    assert!((450..=520).contains(&(quotes.len() - late_at_most(&hub, 0.07))), "500 events were late, and it says so");
+}
+
+/// How many events were late by no more than `seconds`.
+fn late_at_most(hub: &Standalone, seconds: f64) -> usize {
     let text = hub.feed.registry().render();
-    let late = text.lines().filter(|line| line.starts_with("tickhub_sim_lateness_seconds_bucket"));
-    let at_most = |le: f64| {
-        let bound = |line: &&str| line.split("le=\"").nth(1).and_then(|l| l.split('"').next()?.parse::<f64>().ok());
-        let line = late.clone().rfind(|line| bound(line).is_some_and(|b| b <= le)).expect("bucket");
-        line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok()).expect("count")
-    };
-    assert_eq!(at_most(2.0), quotes.len());
-    assert!((450..=520).contains(&(quotes.len() - at_most(0.07))), "500 events were late, and it says so");
+    let bound = |line: &&str| line.split("le=\"").nth(1).and_then(|l| l.split('"').next()?.parse::<f64>().ok());
+    let mut late = text.lines().filter(|line| line.starts_with("tickhub_sim_lateness_seconds_bucket"));
+    let line = late.rfind(|line| bound(line).is_some_and(|bound| bound <= seconds)).expect("a bucket");
+    line.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count")
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_waiting_beats_the_resolution_of_timers() {
+    for (busy_wait, expected) in [(true, 300..=301), (false, 0..=150)] {
+        let config = Config { busy_wait, burst_percent: 0, ..config(3, Rate::PerSecond(300)) };
+        let hub = standalone("SIM", &[]);
+        let (stopper, stop) = stop_signal();
+        let mut sim = Sim::new(&config);
+        let clock = async {
+            for _ in 0..100_000 {
+                tokio::time::advance(Duration::from_micros(10)).await;
+            }
+            stopper.stop();
+        };
+        let (ended, ()) = tokio::join!(sim.run(&hub.feed, stop), clock);
+        ended.expect("stopped");
+        assert!((300..=301).contains(&late_at_most(&hub, 1.0)), "a second's events, whatever the waiting");
+        let punctual = late_at_most(&hub, 0.000_05);
+        assert!(expected.contains(&punctual), "{punctual} with busy_wait = {busy_wait}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
