@@ -602,7 +602,8 @@ impl Fanout {
             return None;
         }
         self.leave(session, channel, key, before);
-        let beginning = Beginning { snapshot: after.options.snapshot, resume: &[] };
+        // Whatever its subscription said of its own beginning: nobody could expect this one.
+        let beginning = Beginning { snapshot: None, resume: &[] };
         self.begin(session, channel, key, after.options, &beginning);
         self.announcement(session, channel, key, after)
     }
@@ -699,6 +700,10 @@ impl Fanout {
         );
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);
+        } else if let Some(at) = self.stream_slot(id) {
+            // The number of the answer stands for the value: the end of a rate limit's pause, begun
+            // before the session came, must not bring it.
+            self.note_served(session, id, self.streams[at as usize].position);
         }
     }
 
