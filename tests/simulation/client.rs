@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::action::{FEED_STATES, INSTRUMENTS, Subscribe, VENUES};
 use crate::grants::{Allowed, GRANTS, is_malformed, is_pattern, long, matches};
 use crate::message::{Message, frame};
-use crate::stream::{Check, Due, Excuses, Options, Phase, Stream, ensure};
+use crate::stream::{Check, Due, Excuses, Options, Stream, ensure};
 use crate::truth::{self, BOOK, DEPTHS, Window};
 
 pub(crate) const CHANNELS: [&str; 5] = ["ticker", "quote", "trade", "book", "status"];
@@ -203,7 +203,10 @@ impl Client {
         if message.ch == Some("status") {
             return self.on_status(facts, &message);
         }
-        self.end_initial(facts)?;
+        // Behind a renewal's `ok`, what it takes away and adds is told first.
+        if message.op.is_none() || message.id.is_some() {
+            self.end_initial(facts)?;
+        }
         match message.op {
             None | Some("gap") => self.on_data(facts, &message),
             Some("subscribed") if message.id.is_some() => self.on_subscribed(facts, &message),
@@ -572,8 +575,11 @@ impl Client {
                     stream.adopt(options);
                 }
                 stream.adopt(stream.options.clone());
-                stream.extra |=
-                    command.snapshot == Some(true) && !matches!(stream.phase, Phase::Start { snapshot: true, .. });
+                // One that is still due anyway does for both.
+                if command.snapshot == Some(true) {
+                    stream.extra = true;
+                    stream.extra_due |= facts.instruments[instrument].streams[kind].has_value(seq);
+                }
                 continue;
             }
             let point = resume.iter().find(|p| p.instrument == instrument && p.right_epoch && p.seq <= most);
