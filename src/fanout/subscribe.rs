@@ -318,6 +318,7 @@ impl Fanout {
             self.known.resize(key.index() + 1, false);
         }
         self.known[key.index()] = true;
+        self.learn_new_feeds();
         self.ids.insert(definition.id.clone(), key);
         for scope in self.scopes.appear(key, &definition.id) {
             for cohort in self.scopes.scope(scope).cohorts.clone() {
@@ -415,6 +416,7 @@ impl Fanout {
     }
 
     fn acquire_scope(&mut self, pattern: &Pattern, grant: &Arc<[Pattern]>) -> ScopeId {
+        self.learn_new_feeds();
         let store = Arc::clone(&self.store);
         let known = self.ids.iter().map(|(id, key)| (*key, id));
         let venues = store.feeds().map(|(index, feed)| (index, &*feed.venue));

@@ -45,8 +45,9 @@ pub(crate) struct Context {
     pub(crate) known: (usize, usize),
     /// Last numbers by key and kind: those that the worker had seen at least, and those published.
     pub(crate) last: (Rc<Vec<[u64; 7]>>, Rc<Vec<[u64; 7]>>),
-    /// By venue, the last change: the one that the worker had seen at least, and the last.
-    pub(crate) changes: [(usize, usize); 2],
+    /// By venue that was there, the last change: the one that the worker had seen at least, and the
+    /// last.
+    pub(crate) changes: [Option<(usize, usize)>; 2],
 }
 
 /// What is listed for one instrument in a `resume`.
@@ -607,16 +608,16 @@ impl Client {
         }
     }
 
-    fn begin_initial(&mut self, facts: &Facts<'_>, feed: usize, changes: (usize, usize)) {
-        if !facts.changes[feed].is_empty() {
-            self.initial[feed] = Some(changes);
+    fn begin_initial(&mut self, facts: &Facts<'_>, feed: usize, changes: Option<(usize, usize)>) {
+        if changes.is_some() && !facts.changes[feed].is_empty() {
+            self.initial[feed] = changes;
         }
     }
 
     /// A feed that was registered late: its state may be told with its first instrument.
     fn concern_late_feed(&mut self, facts: &Facts<'_>, feed: usize) {
         if self.views[feed].as_ref().is_none_or(|view| *view == View::Unconcerned) {
-            self.begin_initial(facts, feed, (0, facts.changes[feed].len() - 1));
+            self.begin_initial(facts, feed, Some((0, facts.changes[feed].len() - 1)));
         }
     }
 
