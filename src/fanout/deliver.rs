@@ -93,7 +93,8 @@ impl Fanout {
         stream.snapshot = Some(update.frame.clone());
         if for_everyone {
             let index = self.add_frame(update.frame.clone(), (update.received, update.queued));
-            let from = update.seq;
+            // Its number is the gap's, which was delivered: where it is lost, no number is missing.
+            let from = update.seq + 1;
             self.deliver_every(at, &Parcel { stream: update.stream, frame: &update.frame, from, index });
         }
         self.touch_latest(at);
