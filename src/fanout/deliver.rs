@@ -1,5 +1,7 @@
 //! From events to the outboxes of those who want them.
 
+use rustc_hash::FxHashSet;
+
 use super::cohort::{CohortId, Cohorts, Member};
 use super::lane::{Event, Standing, Update};
 use super::stream::Replica;
@@ -329,7 +331,7 @@ impl Fanout {
                     }
                     self.cohorts.begin_window(cohort, id.index() as u32, now + interval_ns(rate));
                 }
-                self.deliver_newest(at, cohort, &[], &mut index);
+                self.deliver_newest(at, cohort, &FxHashSet::default(), &mut index);
             }
         }
     }
@@ -350,9 +352,8 @@ impl Fanout {
 
     /// The stream's newest value to every member of a cohort but those who have it already;
     /// `index` is its place in the turn's table, once it has one.
-    fn deliver_newest(&mut self, at: u32, cohort: CohortId, served: &[(SessionId, u64)], index: &mut Option<u32>) {
-        let stream = &self.streams[at as usize];
-        let (id, position) = (stream.id, stream.position);
+    fn deliver_newest(&mut self, at: u32, cohort: CohortId, served: &FxHashSet<SessionId>, index: &mut Option<u32>) {
+        let id = self.streams[at as usize].id;
         let Some(frame) = self.newest(at) else { return };
         let index = match index {
             Some(index) => *index,
@@ -360,7 +361,7 @@ impl Fanout {
         };
         let channel = id.kind.channel();
         for member in &self.cohorts.cohort(cohort).members {
-            if served.contains(&(member.session, position)) {
+            if served.contains(&member.session) {
                 continue;
             }
             let sub = &mut self.sessions[member.session as usize];
@@ -437,19 +438,19 @@ impl Fanout {
 
     /// A session has got the newest value of a rate-limited stream out of turn: the end of the
     /// pause must not repeat it.
-    pub(super) fn note_served(&mut self, session: SessionId, id: StreamId, position: u64) {
+    pub(super) fn note_served(&mut self, session: SessionId, id: StreamId) {
         let sub = &self.sessions[session as usize];
         let Some(entry) = sub.effective(&self.scopes, id.kind.channel(), id.key) else { return };
         let Some(cohort) = sub.entries[entry as usize].cohort else { return };
-        note_served(&mut self.cohorts, cohort, session, id, position);
+        note_served(&mut self.cohorts, cohort, session, id);
     }
 }
 
-pub(super) fn note_served(cohorts: &mut Cohorts, cohort: CohortId, session: SessionId, id: StreamId, position: u64) {
+pub(super) fn note_served(cohorts: &mut Cohorts, cohort: CohortId, session: SessionId, id: StreamId) {
     if let Some(window) = cohorts.cohort_mut(cohort).windows.get_mut(&(id.index() as u32))
         && window.dirty
     {
-        window.served.push((session, position));
+        window.served.insert(session);
     }
 }
 
