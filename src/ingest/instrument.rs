@@ -1,6 +1,6 @@
 //! The one writer of an instrument: numbers, stores, encodes and publishes what it is told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -57,6 +57,9 @@ pub(super) struct Core {
     book_ts: Option<UnixNanos>,
     book_received: Received,
     depths: [DepthState; 4],
+    /// One bit for each depth whose gap was published, for the next writer of the instrument: its
+    /// first book goes out under the gap's number.
+    lost_depths: Rc<Cell<u8>>,
     changes: (Vec<BookLevel>, Vec<BookLevel>),
 }
 
@@ -194,7 +197,9 @@ impl Core {
         publisher: Rc<Publisher>,
         counters: Rc<FeedCounters>,
         quotes: QuoteSource,
+        lost_depths: Rc<Cell<u8>>,
     ) -> Self {
+        let lost = lost_depths.get();
         Self {
             id,
             writer,
@@ -206,7 +211,11 @@ impl Core {
             book: None,
             book_ts: None,
             book_received: Received { wall: None, mono: 0 },
-            depths: [const { DepthState::Idle }; 4],
+            depths: Depth::ALL.map(|depth| match lost >> depth as u8 & 1 {
+                1 => DepthState::Lost,
+                _ => DepthState::Idle,
+            }),
+            lost_depths,
             changes: (Vec::new(), Vec::new()),
         }
     }
@@ -435,6 +444,12 @@ impl Core {
                 self.send_gap(kind, self.writer.interest(kind), seq, lost, None);
             }
         }
+    }
+
+    /// The writer goes: what its successor must know stays.
+    pub(super) fn leave_lost_depths(&self) {
+        let lost = Depth::ALL.into_iter().filter(|depth| matches!(self.depths[*depth as usize], DepthState::Lost));
+        self.lost_depths.set(lost.fold(0, |bits, depth| bits | 1 << depth as u8));
     }
 
     /// A worker has begun to want a book stream: it gets the window, in order with the changes.
