@@ -221,7 +221,7 @@ impl Fanout {
     fn deliver_every(&mut self, at: u32, parcel: &Parcel<'_>) -> u64 {
         let mut delivered = 0;
         let channel = parcel.stream.kind.channel();
-        let mut full = Vec::new();
+        let mut overflowing = Vec::new();
         for cohort in &self.streams[at as usize].cohorts {
             let cohort = self.cohorts.cohort(*cohort);
             if cohort.key.mode != Mode::Every {
@@ -240,10 +240,12 @@ impl Fanout {
                     }
                     if sub.flags & QUEUED != 0 {
                         let factor = if sub.flags & JOINING != 0 { CATCH_UP_FACTOR } else { 1 };
-                        if sub.outbox.events >= self.limits.events_max * factor
-                            || sub.outbox.event_bytes >= self.limits.bytes_max * factor
-                        {
-                            full.push(*member);
+                        // Queued behind an announcement of this turn it is not slow.
+                        let waits = sub.outbox.blocked || sub.outbox.failed;
+                        let full = sub.outbox.events >= self.limits.events_max * factor
+                            || sub.outbox.event_bytes >= self.limits.bytes_max * factor;
+                        if waits && full {
+                            overflowing.push(*member);
                         } else {
                             sub.outbox.push(parcel.frame.clone(), true);
                             delivered += 1;
@@ -258,7 +260,7 @@ impl Fanout {
                 delivered += 1;
             }
         }
-        for member in full {
+        for member in overflowing {
             self.overflow(member, at, parcel);
         }
         delivered
