@@ -318,6 +318,7 @@ impl Fanout {
             self.known.resize(key.index() + 1, false);
         }
         self.known[key.index()] = true;
+        self.learn_new_feeds();
         self.ids.insert(definition.id.clone(), key);
         for scope in self.scopes.appear(key, &definition.id) {
             for cohort in self.scopes.scope(scope).cohorts.clone() {
@@ -415,6 +416,7 @@ impl Fanout {
     }
 
     fn acquire_scope(&mut self, pattern: &Pattern, grant: &Arc<[Pattern]>) -> ScopeId {
+        self.learn_new_feeds();
         let store = Arc::clone(&self.store);
         let known = self.ids.iter().map(|(id, key)| (*key, id));
         let venues = store.feeds().map(|(index, feed)| (index, &*feed.venue));
@@ -538,9 +540,8 @@ impl Fanout {
     fn is_owed(&self, session: SessionId, cohort: CohortId, key: InstrumentKey) -> bool {
         let cohort = self.cohorts.cohort(cohort);
         let id = StreamId { key, kind: cohort.key.kind };
-        let position = self.stream_slot(id).map_or(0, |at| self.streams[at as usize].position);
         let window = cohort.windows.get(&(id.index() as u32));
-        window.is_some_and(|window| window.dirty && !window.served.contains(&(session, position)))
+        window.is_some_and(|window| window.dirty && !window.served.contains(&session))
     }
 
     fn effects(&self, session: SessionId, channel: Channel, keys: &[InstrumentKey]) -> Vec<Option<Effect>> {
@@ -633,15 +634,13 @@ impl Fanout {
             return;
         }
         let id = StreamId { key, kind };
-        let Some(at) = self.stream_slot(id) else { return };
-        let position = self.streams[at as usize].position;
         let index = id.index() as u32;
         if before.owed {
             if !self.sessions[session as usize].is_joining(index) {
                 self.sessions[session as usize].mark_dirty(index);
             }
         } else {
-            note_served(&mut self.cohorts, new, session, id, position);
+            note_served(&mut self.cohorts, new, session, id);
         }
     }
 

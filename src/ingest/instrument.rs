@@ -1,6 +1,6 @@
 //! The one writer of an instrument: numbers, stores, encodes and publishes what it is told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -53,12 +53,13 @@ pub(super) struct Core {
     quotes: QuoteSource,
     ticker: Ticker,
     quote: Quote,
-    last_trade: Option<(Received, Trade)>,
-    last_quote_received: Option<Received>,
     book: Option<Book>,
     book_ts: Option<UnixNanos>,
     book_received: Received,
     depths: [DepthState; 4],
+    /// One bit for each depth whose gap was published, for the next writer of the instrument: its
+    /// first book goes out under the gap's number.
+    lost_depths: Rc<Cell<u8>>,
     changes: (Vec<BookLevel>, Vec<BookLevel>),
 }
 
@@ -196,7 +197,9 @@ impl Core {
         publisher: Rc<Publisher>,
         counters: Rc<FeedCounters>,
         quotes: QuoteSource,
+        lost_depths: Rc<Cell<u8>>,
     ) -> Self {
+        let lost = lost_depths.get();
         Self {
             id,
             writer,
@@ -205,12 +208,14 @@ impl Core {
             quotes,
             ticker: Ticker::default(),
             quote: Quote::default(),
-            last_trade: None,
-            last_quote_received: None,
             book: None,
             book_ts: None,
             book_received: Received { wall: None, mono: 0 },
-            depths: [const { DepthState::Idle }; 4],
+            depths: Depth::ALL.map(|depth| match lost >> depth as u8 & 1 {
+                1 => DepthState::Lost,
+                _ => DepthState::Idle,
+            }),
+            lost_depths,
             changes: (Vec::new(), Vec::new()),
         }
     }
@@ -224,7 +229,6 @@ impl Core {
         let stamp = Stamp { seq: self.writer.sequence(StreamKind::Quote) + 1, received: received.wall };
         self.writer.quote(stamp, quote);
         self.quote = *quote;
-        self.last_quote_received = Some(received);
         self.publish(StreamKind::Quote, received, stamp.seq, quote.ts_event, &Payload::Quote(quote));
         let Quote { ts_event, bid, ask } = *quote;
         self.ticker(received, Ticker { ts_event, bid, ask, ..self.ticker });
@@ -235,7 +239,6 @@ impl Core {
         self.counters.trades.increment(1);
         let stamp = Stamp { seq: self.writer.sequence(StreamKind::Trade) + 1, received: received.wall };
         self.writer.trade(stamp, trade);
-        self.last_trade = Some((received, *trade));
         self.publish(StreamKind::Trade, received, stamp.seq, trade.ts_event, &Payload::Trade(trade));
         let last = Some(BookLevel { price: trade.price, size: trade.size });
         self.ticker(received, Ticker { ts_event: trade.ts_event, last, ..self.ticker });
@@ -296,18 +299,23 @@ impl Core {
         self.writer.publish();
         let interest = self.writer.interest(kind);
         if interest != 0 {
-            let snapshot = match kind {
-                StreamKind::Quote => self
-                    .last_quote_received
-                    .map(|r| self.encode(seq, self.quote.ts_event, r, true, &Payload::Quote(&self.quote))),
-                StreamKind::Trade => {
-                    self.last_trade.map(|(r, trade)| self.encode(seq, trade.ts_event, r, true, &Payload::Trade(&trade)))
-                }
-                StreamKind::Ticker => (self.ticker != Ticker::default())
-                    .then(|| self.encode(seq, self.ticker.ts_event, received, true, &Payload::Ticker(&self.ticker))),
-                StreamKind::Book(_) => None,
-            };
+            let snapshot = self.stored_snapshot(kind);
             self.send_gap(kind, interest, seq, lost, snapshot);
+        }
+    }
+
+    /// The value that the store has under the number just published, encoded as a snapshot.
+    fn stored_snapshot(&self, kind: StreamKind) -> Option<Frame> {
+        let (store, key) = (&self.publisher.store, self.writer.key());
+        let encode = |stamp: Stamp, ts, payload: &Payload<'_>| {
+            let head = Head { id: &self.id, seq: stamp.seq, ts, rx: stamp.received, snapshot: true };
+            self.publisher.encode(Format::Json, &head, payload)
+        };
+        match kind {
+            StreamKind::Quote => store.quote(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Quote(&v))),
+            StreamKind::Trade => store.trade(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Trade(&v))),
+            StreamKind::Ticker => store.ticker(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Ticker(&v))),
+            StreamKind::Book(_) => None,
         }
     }
 
@@ -436,6 +444,12 @@ impl Core {
                 self.send_gap(kind, self.writer.interest(kind), seq, lost, None);
             }
         }
+    }
+
+    /// The writer goes: what its successor must know stays.
+    pub(super) fn leave_lost_depths(&self) {
+        let lost = Depth::ALL.into_iter().filter(|depth| matches!(self.depths[*depth as usize], DepthState::Lost));
+        self.lost_depths.set(lost.fold(0, |bits, depth| bits | 1 << depth as u8));
     }
 
     /// A worker has begun to want a book stream: it gets the window, in order with the changes.
