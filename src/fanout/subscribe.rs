@@ -699,10 +699,10 @@ impl Fanout {
         );
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);
-        } else if let Some(at) = self.stream_slot(id) {
+        } else {
             // The number of the answer stands for the value: the end of a rate limit's pause, begun
             // before the session came, must not bring it.
-            self.note_served(session, id, self.streams[at as usize].position);
+            self.note_served(session, id);
         }
     }
 
