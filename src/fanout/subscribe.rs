@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cohort::{CohortId, CohortKey, Covers, Member};
-use super::deliver::{DATA_CHANNELS, entry_feeds, note_served};
+use super::deliver::{DATA_CHANNELS, entry_feeds, interval_ns};
 use super::scope::ScopeId;
 use super::subscriber::{CLOSING, Entry, EntryId, Join, Options, Selector, SessionId};
 use super::worker::Fanout;
@@ -91,6 +91,8 @@ struct Effect {
     cohort: Option<CohortId>,
     /// A rate-limited value that came after the last one sent waits for the end of the pause.
     owed: bool,
+    /// When that pause began.
+    paused_since: Option<u64>,
 }
 
 /// A command's symbol, judged.
@@ -494,6 +496,9 @@ impl Fanout {
             Selector::Pattern { .. } => sub.patterns.retain(|p| *p != id),
         }
         if let Some(cohort_id) = entry.cohort {
+            if entry.options.max_rate.is_some() {
+                self.cohorts.forget(cohort_id, session);
+            }
             let cohort = self.cohorts.cohort_mut(cohort_id);
             cohort.members.swap_remove(entry.member as usize);
             if let Some(moved) = cohort.members.get(entry.member as usize) {
@@ -533,15 +538,17 @@ impl Fanout {
         let sub = &self.sessions[session as usize];
         let entry = sub.effective(&self.scopes, channel, key)?;
         let held = &sub.entries[entry as usize];
-        let owed = held.cohort.is_some_and(|cohort| self.is_owed(session, cohort, key));
-        Some(Effect { entry, options: held.options, cohort: held.cohort, owed })
+        let (owed, paused_since) = held.cohort.map_or((false, None), |cohort| self.pause(session, cohort, key));
+        Some(Effect { entry, options: held.options, cohort: held.cohort, owed, paused_since })
     }
 
-    fn is_owed(&self, session: SessionId, cohort: CohortId, key: InstrumentKey) -> bool {
+    /// Whether a pause owes the session something, and when it began.
+    fn pause(&self, session: SessionId, cohort: CohortId, key: InstrumentKey) -> (bool, Option<u64>) {
         let cohort = self.cohorts.cohort(cohort);
-        let id = StreamId { key, kind: cohort.key.kind };
-        let window = cohort.windows.get(&(id.index() as u32));
-        window.is_some_and(|window| window.dirty && !window.served.contains(&session))
+        let index = StreamId { key, kind: cohort.key.kind }.index() as u32;
+        let window = cohort.windows.get(&index);
+        let since = window.zip(cohort.key.max_rate).map(|(window, rate)| window.due - interval_ns(rate));
+        (window.is_some_and(|window| window.owes(session)), since)
     }
 
     fn effects(&self, session: SessionId, channel: Channel, keys: &[InstrumentKey]) -> Vec<Option<Effect>> {
@@ -629,25 +636,37 @@ impl Fanout {
     /// now, and one that has been sent is not repeated.
     fn carry_over(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, before: Effect, after: Effect) {
         let (Some(kind), Some(new)) = (after.options.kind(channel), after.cohort) else { return };
-        if before.cohort == after.cohort || after.options.mode != Mode::Latest {
+        if after.options.mode != Mode::Latest {
             return;
         }
-        let id = StreamId { key, kind };
-        let index = id.index() as u32;
-        if before.owed {
-            if !self.sessions[session as usize].is_joining(index) {
+        let index = StreamId { key, kind }.index() as u32;
+        let owed = before.owed && !self.sessions[session as usize].is_joining(index);
+        let Some(rate) = after.options.max_rate else {
+            if owed {
                 self.sessions[session as usize].mark_dirty(index);
             }
-        } else {
-            note_served(&mut self.cohorts, new, session, id);
+            return;
+        };
+        if let (Some(since), false) = (before.paused_since, self.cohorts.cohort(new).windows.contains_key(&index)) {
+            self.cohorts.begin_window(new, index, since + interval_ns(rate));
+        }
+        if let Some(window) = self.cohorts.cohort_mut(new).windows.get_mut(&index) {
+            if owed { window.owe(session) } else { window.serve(session) }
         }
     }
 
     fn add_snapshot(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, options: Options) {
         let Some(kind) = options.kind(channel) else { return };
         let index = StreamId { key, kind }.index() as u32;
-        let position = self.position(session, channel, key).unwrap_or(0);
+        let (position, begins_again) = match self.stream_slot(StreamId { key, kind }) {
+            Some(at) => (self.streams[at as usize].position, self.streams[at as usize].begins_again),
+            None => (0, false),
+        };
         let sub = &mut self.sessions[session as usize];
+        if begins_again && options.mode == Mode::Every && !sub.is_joining(index) {
+            // Its gap has been told and its snapshot comes anyway, before any change of it.
+            return;
+        }
         let join = match sub.joins.as_ref().and_then(|joins| joins.by_stream.get(&index)) {
             // What comes until the socket takes the snapshot must not be lost.
             None if options.mode == Mode::Every => {
@@ -692,13 +711,20 @@ impl Fanout {
     ) {
         let Some(kind) = options.kind(channel) else { return };
         let id = StreamId { key, kind };
-        let join = self.resume_point(id, beginning.resume).map_or_else(
-            || (beginning.snapshot != Some(false)).then_some(Join::Snapshot),
-            |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }),
-        );
+        let first = (beginning.snapshot != Some(false) && self.may_have_state(id)).then_some(Join::Snapshot);
+        let join = self
+            .resume_point(id, beginning.resume)
+            .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);
         }
+    }
+
+    /// Whether there is a state to begin with, or may be once it has come. Where there is none the
+    /// first event is the next number, which must not be taken for part of a snapshot.
+    fn may_have_state(&mut self, id: StreamId) -> bool {
+        let at = self.stream_slot(id);
+        matches!(id.kind, StreamKind::Book(_)) || at.is_some_and(|at| self.snapshot(at).is_some())
     }
 
     /// The number after which a stream is to be resumed, if it is listed and can be.

@@ -296,7 +296,7 @@ impl Fanout {
             for (index, window) in &cohort.windows {
                 let key = InstrumentKey(index / StreamKind::COUNT as u32);
                 let effective = sub.effective(&self.scopes, entry.channel, key) == Some(id as u32);
-                if effective && window.dirty && !window.served.contains(&session) {
+                if effective && window.owes(session) {
                     owed.push(*index);
                 }
             }
