@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::cohort::{CohortId, CohortKey, Covers, Member};
 use super::deliver::{DATA_CHANNELS, entry_feeds, interval_ns};
 use super::scope::ScopeId;
@@ -107,6 +109,27 @@ struct Beginning<'a> {
     resume: &'a [ResumeEntry],
 }
 
+/// What was in effect, before a command with several symbols, for the instruments that it concerns.
+#[derive(Default)]
+struct Before {
+    effects: FxHashMap<InstrumentKey, Option<Effect>>,
+}
+
+impl Before {
+    /// Takes note of those that no earlier symbol concerned.
+    fn note(&mut self, keys: &[InstrumentKey], effect: impl Fn(InstrumentKey) -> Option<Effect>) {
+        for key in keys {
+            self.effects.entry(*key).or_insert_with(|| effect(*key));
+        }
+    }
+
+    fn in_order(self) -> Vec<(InstrumentKey, Option<Effect>)> {
+        let mut effects: Vec<_> = self.effects.into_iter().collect();
+        effects.sort_unstable_by_key(|(key, _)| *key);
+        effects
+    }
+}
+
 impl Fanout {
     /// Makes or replaces entries: `asked` is what the client wants, `options` what its grant leaves
     /// of that.
@@ -129,7 +152,8 @@ impl Fanout {
             }
         }
         let mut outcome = Outcome::default();
-        let mut matched = rustc_hash::FxHashMap::default();
+        let mut matched = FxHashMap::default();
+        let mut before = Before::default();
         let beginning = Beginning { snapshot: options.snapshot, resume };
         for (index, symbol) in symbols.iter().enumerate() {
             let judged = match self.judge(session, symbol) {
@@ -145,7 +169,7 @@ impl Fanout {
                 continue;
             }
             let exact = matches!(judged, Judged::Exact(_));
-            let entry = self.put_entry(session, channel, judged, symbol, (asked, options), held, &beginning);
+            let entry = self.put_entry(session, channel, judged, symbol, (asked, options), held, &mut before);
             let selector = &self.sessions[session as usize].entries[entry as usize].selector;
             outcome.feeds |= entry_feeds(self, selector);
             for key in self.keys_of(selector) {
@@ -155,6 +179,10 @@ impl Fanout {
                     pattern
                 });
             }
+        }
+        self.sessions[session as usize].update_overlap(channel);
+        for (key, before) in before.in_order() {
+            self.transition(session, channel, key, before, &beginning);
         }
         for entry in &mut outcome.accepted {
             entry.pattern = matched.get(&entry.key).copied().flatten();
@@ -172,6 +200,7 @@ impl Fanout {
         symbols: &[String],
     ) -> (Vec<usize>, Vec<(usize, SymbolFault)>, Vec<Frame>) {
         let (mut removed, mut rejected, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut before = Before::default();
         for (index, symbol) in symbols.iter().enumerate() {
             let judged = match Pattern::parse(symbol) {
                 Err(error) => {
@@ -187,16 +216,13 @@ impl Fanout {
                 rejected.push((index, SymbolFault::NotSubscribed));
                 continue;
             };
-            let keys: Vec<InstrumentKey> =
-                self.keys_of(&self.sessions[session as usize].entries[entry as usize].selector);
-            let before = self.effects(session, channel, &keys);
+            let keys = self.keys_of(&self.sessions[session as usize].entries[entry as usize].selector);
+            before.note(&keys, |key| self.effect(session, channel, key));
             self.remove_entry(session, entry);
-            for (key, before) in keys.iter().zip(before) {
-                if let Some(frame) = self.transition_unasked(session, channel, *key, before) {
-                    changed.push(frame);
-                }
-            }
             removed.push(index);
+        }
+        for (key, before) in before.in_order() {
+            changed.extend(self.transition_unasked(session, channel, key, before));
         }
         self.update_session(session, channel);
         (removed, rejected, changed)
@@ -211,6 +237,8 @@ impl Fanout {
         grant: Arc<[Pattern]>,
         clamp: &dyn Fn(Channel, Options) -> Option<Options>,
     ) {
+        // First, for a new feed is told to those that it concerns already.
+        self.learn_new_feeds();
         let before = self.sessions[session as usize].feeds;
         for channel in Channel::ALL {
             self.regrant_channel(session, channel, &grant, clamp);
@@ -378,7 +406,7 @@ impl Fanout {
         }
     }
 
-    /// Makes or replaces one entry, with all that follows from it.
+    /// Makes or replaces one entry, noting what was in effect before the command.
     #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
     fn put_entry(
         &mut self,
@@ -388,7 +416,7 @@ impl Fanout {
         text: &str,
         (asked, options): (Options, Options),
         held: Option<EntryId>,
-        beginning: &Beginning<'_>,
+        before: &mut Before,
     ) -> EntryId {
         let selector = match judged {
             Judged::Exact(key) => Selector::Exact(key),
@@ -398,8 +426,7 @@ impl Fanout {
                 Selector::Pattern { pattern, scope }
             }
         };
-        let keys = self.keys_of(&selector);
-        let before = self.effects(session, channel, &keys);
+        before.note(&self.keys_of(&selector), |key| self.effect(session, channel, key));
         let sub = &mut self.sessions[session as usize];
         sub.next_order += 1;
         let order = sub.next_order;
@@ -409,10 +436,6 @@ impl Fanout {
         let entry = self.attach_entry(session, entry);
         if let Some(held) = held {
             self.remove_entry(session, held);
-        }
-        self.sessions[session as usize].update_overlap(channel);
-        for (key, before) in keys.iter().zip(before) {
-            self.transition(session, channel, *key, before, beginning);
         }
         entry
     }
