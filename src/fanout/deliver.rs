@@ -48,7 +48,9 @@ impl Fanout {
         if update.seq <= stream.position {
             return;
         }
-        if update.seq > stream.position + 1 {
+        // A book that begins again does so with a snapshot: a change means that it was dropped.
+        let expected = update.seq == stream.position + 1 && !stream.begins_again;
+        if !expected {
             let full = update.book.as_ref().is_none_or(|book| book.full);
             if !self.on_hole(at, update.seq, full) {
                 return;
@@ -82,6 +84,8 @@ impl Fanout {
         if update.seq < stream.position || (!for_everyone && stream.replica.is_some()) {
             return;
         }
+        // Those who wait for the snapshot behind a gap take this one, where theirs was dropped.
+        let for_everyone = for_everyone || stream.begins_again;
         let hole = update.seq > stream.position;
         if hole {
             self.lose(at, update.seq, GapCause::Hub);
@@ -191,9 +195,10 @@ impl Fanout {
             let book = matches!(id.kind, StreamKind::Book(_));
             if book {
                 // Its state may have been among what was dropped.
-                let lost = self.store.sequence(id) > position || stream.replica.is_none();
-                if self.store.sequence(id) > position {
-                    self.lose(at, self.store.sequence(id), GapCause::Hub);
+                let seq = self.store.sequence(id);
+                let lost = seq > position || stream.replica.is_none();
+                if seq > position || stream.begins_again {
+                    self.lose(at, seq, GapCause::Hub);
                 }
                 if lost {
                     self.streams[at as usize].replica = None;

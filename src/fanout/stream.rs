@@ -29,6 +29,8 @@ pub(super) struct Stream {
     pub(super) replica: Option<Replica>,
     /// Books only: an upstream gap was the last event; a snapshot for everyone comes next.
     pub(super) begins_again: bool,
+    /// Books only: a request for the window waits for room in the feed thread's mailbox.
+    pub(super) unsent: bool,
     pub(super) cohorts: SmallVec<[CohortId; 2]>,
     /// Sessions whose join could not be served yet.
     pub(super) waiting: Vec<SessionId>,
@@ -45,6 +47,7 @@ impl Stream {
             snapshot,
             replica: None,
             begins_again: false,
+            unsent: false,
             cohorts: SmallVec::new(),
             waiting: Vec::new(),
             turn_events: 0,

@@ -400,13 +400,19 @@ impl Fanout {
             && !mailbox.send(request)
         {
             self.counts.requests_full += 1;
-            self.unsent.push(request);
+            if let Some(at) = self.stream_slot(stream)
+                && !std::mem::replace(&mut self.streams[at as usize].unsent, true)
+            {
+                self.unsent.push(request);
+            }
         }
     }
 
     pub(super) fn retry_requests(&mut self) {
         for request in std::mem::take(&mut self.unsent) {
-            if self.stream_slot(request.stream).is_some() {
+            if let Some(at) = self.stream_slot(request.stream)
+                && std::mem::take(&mut self.streams[at as usize].unsent)
+            {
                 self.request_book(request.stream);
             }
         }
