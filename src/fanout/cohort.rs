@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
 use super::scope::ScopeId;
@@ -43,8 +43,9 @@ pub(super) struct RateWindow {
     pub(super) due: u64,
     /// A newer value than the one sent waits for the end of the pause.
     pub(super) dirty: bool,
-    /// Sessions that have got this newer value already, by a snapshot or behind a full socket.
-    pub(super) served: Vec<(SessionId, u64)>,
+    /// Sessions that have got this newer value already, by a snapshot or behind a full socket. A
+    /// gap behind it changes nothing: the value is the same.
+    pub(super) served: FxHashSet<SessionId>,
 }
 
 /// See the module.
@@ -91,7 +92,7 @@ impl Cohorts {
 
     /// Begins a pause for a stream of a cohort.
     pub(super) fn begin_window(&mut self, id: CohortId, stream: u32, due: u64) {
-        let window = RateWindow { due, dirty: false, served: Vec::new() };
+        let window = RateWindow { due, dirty: false, served: FxHashSet::default() };
         self.cohorts[id as usize].windows.insert(stream, window);
         self.due.push(Reverse((due, id, stream)));
     }

@@ -1,5 +1,7 @@
 //! From events to the outboxes of those who want them.
 
+use rustc_hash::FxHashSet;
+
 use super::cohort::{CohortId, Cohorts, Member};
 use super::lane::{Event, Standing, Update};
 use super::stream::Replica;
@@ -93,7 +95,8 @@ impl Fanout {
         stream.snapshot = Some(update.frame.clone());
         if for_everyone {
             let index = self.add_frame(update.frame.clone(), (update.received, update.queued));
-            let from = update.seq;
+            // Its number is the gap's, which was delivered: where it is lost, no number is missing.
+            let from = update.seq + 1;
             self.deliver_every(at, &Parcel { stream: update.stream, frame: &update.frame, from, index });
         }
         self.touch_latest(at);
@@ -218,7 +221,7 @@ impl Fanout {
     fn deliver_every(&mut self, at: u32, parcel: &Parcel<'_>) -> u64 {
         let mut delivered = 0;
         let channel = parcel.stream.kind.channel();
-        let mut full = Vec::new();
+        let mut overflowing = Vec::new();
         for cohort in &self.streams[at as usize].cohorts {
             let cohort = self.cohorts.cohort(*cohort);
             if cohort.key.mode != Mode::Every {
@@ -237,10 +240,12 @@ impl Fanout {
                     }
                     if sub.flags & QUEUED != 0 {
                         let factor = if sub.flags & JOINING != 0 { CATCH_UP_FACTOR } else { 1 };
-                        if sub.outbox.events >= self.limits.events_max * factor
-                            || sub.outbox.event_bytes >= self.limits.bytes_max * factor
-                        {
-                            full.push(*member);
+                        // Queued behind an announcement of this turn it is not slow.
+                        let waits = sub.outbox.blocked || sub.outbox.failed;
+                        let full = sub.outbox.events >= self.limits.events_max * factor
+                            || sub.outbox.event_bytes >= self.limits.bytes_max * factor;
+                        if waits && full {
+                            overflowing.push(*member);
                         } else {
                             sub.outbox.push(parcel.frame.clone(), true);
                             delivered += 1;
@@ -255,7 +260,7 @@ impl Fanout {
                 delivered += 1;
             }
         }
-        for member in full {
+        for member in overflowing {
             self.overflow(member, at, parcel);
         }
         delivered
@@ -328,7 +333,7 @@ impl Fanout {
                     }
                     self.cohorts.begin_window(cohort, id.index() as u32, now + interval_ns(rate));
                 }
-                self.deliver_newest(at, cohort, &[], &mut index);
+                self.deliver_newest(at, cohort, &FxHashSet::default(), &mut index);
             }
         }
     }
@@ -349,9 +354,8 @@ impl Fanout {
 
     /// The stream's newest value to every member of a cohort but those who have it already;
     /// `index` is its place in the turn's table, once it has one.
-    fn deliver_newest(&mut self, at: u32, cohort: CohortId, served: &[(SessionId, u64)], index: &mut Option<u32>) {
-        let stream = &self.streams[at as usize];
-        let (id, position) = (stream.id, stream.position);
+    fn deliver_newest(&mut self, at: u32, cohort: CohortId, served: &FxHashSet<SessionId>, index: &mut Option<u32>) {
+        let id = self.streams[at as usize].id;
         let Some(frame) = self.newest(at) else { return };
         let index = match index {
             Some(index) => *index,
@@ -359,7 +363,7 @@ impl Fanout {
         };
         let channel = id.kind.channel();
         for member in &self.cohorts.cohort(cohort).members {
-            if served.contains(&(member.session, position)) {
+            if served.contains(&member.session) {
                 continue;
             }
             let sub = &mut self.sessions[member.session as usize];
@@ -436,19 +440,19 @@ impl Fanout {
 
     /// A session has got the newest value of a rate-limited stream out of turn: the end of the
     /// pause must not repeat it.
-    pub(super) fn note_served(&mut self, session: SessionId, id: StreamId, position: u64) {
+    pub(super) fn note_served(&mut self, session: SessionId, id: StreamId) {
         let sub = &self.sessions[session as usize];
         let Some(entry) = sub.effective(&self.scopes, id.kind.channel(), id.key) else { return };
         let Some(cohort) = sub.entries[entry as usize].cohort else { return };
-        note_served(&mut self.cohorts, cohort, session, id, position);
+        note_served(&mut self.cohorts, cohort, session, id);
     }
 }
 
-pub(super) fn note_served(cohorts: &mut Cohorts, cohort: CohortId, session: SessionId, id: StreamId, position: u64) {
+pub(super) fn note_served(cohorts: &mut Cohorts, cohort: CohortId, session: SessionId, id: StreamId) {
     if let Some(window) = cohorts.cohort_mut(cohort).windows.get_mut(&(id.index() as u32))
         && window.dirty
     {
-        window.served.push((session, position));
+        window.served.insert(session);
     }
 }
 

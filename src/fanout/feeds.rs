@@ -2,7 +2,9 @@
 //! behind the store. Told from the store, a newcomer would hear of a change twice, or of an older
 //! one after a newer.
 
-use super::subscriber::{CLOSING, QUEUED, SessionId};
+use std::sync::Arc;
+
+use super::subscriber::{CLOSING, QUEUED, Selector, SessionId};
 use super::worker::Fanout;
 use crate::model::FeedState;
 use crate::store::FeedStatus;
@@ -31,18 +33,39 @@ impl Fanout {
         }
     }
 
-    /// A feed that was registered behind this worker's back had its first state then.
-    fn learn_new_feeds(&mut self) {
-        for (index, feed) in self.store.feeds() {
-            if usize::from(index) == self.feeds.len() {
-                self.feeds.push(Told::of(&feed.venue, feed.first()));
+    /// A feed that was registered since begins with the state that it had then, which is told to
+    /// those whose patterns it concerns.
+    pub(super) fn learn_new_feeds(&mut self) {
+        let store = Arc::clone(&self.store);
+        for (index, feed) in store.feeds().skip(self.feeds.len()) {
+            self.feeds.push(Told::of(&feed.venue, feed.first()));
+            if self.scopes.add_feed(index, &feed.venue) {
+                self.concern(index);
             }
+        }
+    }
+
+    fn concern(&mut self, feed: u8) {
+        let mut concerned = Vec::new();
+        for (session, sub) in &mut self.sessions {
+            let scopes = &self.scopes;
+            let selects = |selector: &Selector| match selector {
+                Selector::Exact(_) => false,
+                Selector::Pattern { scope, .. } => scopes.scope(*scope).feeds >> feed & 1 == 1,
+            };
+            if sub.entries.iter().any(|(_, entry)| selects(&entry.selector)) {
+                sub.feeds |= 1 << feed;
+                concerned.push(session as SessionId);
+            }
+        }
+        for session in concerned {
+            self.tell_states(session, 1 << feed);
+            self.touch(session);
         }
     }
 
     /// Tells a session the state of each of `feeds` (one bit each) that is not live.
     pub fn tell_states(&mut self, session: SessionId, feeds: u64) {
-        self.learn_new_feeds();
         for index in 0..self.feeds.len() {
             if feeds >> index & 1 == 1 && self.feeds[index].state != FeedState::Live {
                 self.answer(session, self.feeds[index].frame.clone());

@@ -117,6 +117,18 @@ impl Scopes {
         &mut self.scopes[id as usize]
     }
 
+    /// A new feed; whether any scope may select instruments of it.
+    pub(super) fn add_feed(&mut self, feed: u8, venue: &str) -> bool {
+        let mut any = false;
+        for (_, scope) in &mut self.scopes {
+            if scope.narrowed.iter().any(|p| p.venue().is_none_or(|v| v == venue)) {
+                scope.feeds |= 1 << feed;
+                any = true;
+            }
+        }
+        any
+    }
+
     /// A new instrument: the scopes that select it.
     pub(super) fn appear(&mut self, key: InstrumentKey, id: &InstrumentId) -> Vec<ScopeId> {
         let mut hit = Vec::new();

@@ -318,6 +318,7 @@ impl Fanout {
             self.known.resize(key.index() + 1, false);
         }
         self.known[key.index()] = true;
+        self.learn_new_feeds();
         self.ids.insert(definition.id.clone(), key);
         for scope in self.scopes.appear(key, &definition.id) {
             for cohort in self.scopes.scope(scope).cohorts.clone() {
@@ -415,6 +416,7 @@ impl Fanout {
     }
 
     fn acquire_scope(&mut self, pattern: &Pattern, grant: &Arc<[Pattern]>) -> ScopeId {
+        self.learn_new_feeds();
         let store = Arc::clone(&self.store);
         let known = self.ids.iter().map(|(id, key)| (*key, id));
         let venues = store.feeds().map(|(index, feed)| (index, &*feed.venue));
@@ -538,9 +540,8 @@ impl Fanout {
     fn is_owed(&self, session: SessionId, cohort: CohortId, key: InstrumentKey) -> bool {
         let cohort = self.cohorts.cohort(cohort);
         let id = StreamId { key, kind: cohort.key.kind };
-        let position = self.stream_slot(id).map_or(0, |at| self.streams[at as usize].position);
         let window = cohort.windows.get(&(id.index() as u32));
-        window.is_some_and(|window| window.dirty && !window.served.contains(&(session, position)))
+        window.is_some_and(|window| window.dirty && !window.served.contains(&session))
     }
 
     fn effects(&self, session: SessionId, channel: Channel, keys: &[InstrumentKey]) -> Vec<Option<Effect>> {
@@ -602,7 +603,8 @@ impl Fanout {
             return None;
         }
         self.leave(session, channel, key, before);
-        let beginning = Beginning { snapshot: after.options.snapshot, resume: &[] };
+        // Whatever its subscription said of its own beginning: nobody could expect this one.
+        let beginning = Beginning { snapshot: None, resume: &[] };
         self.begin(session, channel, key, after.options, &beginning);
         self.announcement(session, channel, key, after)
     }
@@ -632,15 +634,13 @@ impl Fanout {
             return;
         }
         let id = StreamId { key, kind };
-        let Some(at) = self.stream_slot(id) else { return };
-        let position = self.streams[at as usize].position;
         let index = id.index() as u32;
         if before.owed {
             if !self.sessions[session as usize].is_joining(index) {
                 self.sessions[session as usize].mark_dirty(index);
             }
         } else {
-            note_served(&mut self.cohorts, new, session, id, position);
+            note_served(&mut self.cohorts, new, session, id);
         }
     }
 
@@ -699,6 +699,10 @@ impl Fanout {
         );
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);
+        } else {
+            // The number of the answer stands for the value: the end of a rate limit's pause, begun
+            // before the session came, must not bring it.
+            self.note_served(session, id);
         }
     }
 

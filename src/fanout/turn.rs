@@ -199,10 +199,9 @@ impl Fanout {
     fn serve_dirty(&mut self, session: SessionId, stream_index: u32) {
         let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { return };
         let Some(frame) = self.newest(at) else { return };
-        let stream = &self.streams[at as usize];
-        let (id, position) = (stream.id, stream.position);
+        let id = self.streams[at as usize].id;
         self.sessions[session as usize].outbox.push(frame, true);
-        self.note_served(session, id, position);
+        self.note_served(session, id);
     }
 
     fn serve_join(&mut self, session: SessionId, stream_index: u32) {
@@ -238,12 +237,11 @@ impl Fanout {
     }
 
     fn serve_snapshot(&mut self, session: SessionId, at: u32) -> Served {
-        let stream = &self.streams[at as usize];
-        let (id, position) = (stream.id, stream.position);
+        let id = self.streams[at as usize].id;
         match self.snapshot(at) {
             Some(frame) => {
                 self.sessions[session as usize].outbox.push(frame, true);
-                self.note_served(session, id, position);
+                self.note_served(session, id);
                 Served::Whole
             }
             // A book that is on its way, or not known now: its first event is its state.

@@ -291,10 +291,12 @@ impl Fanout {
     pub fn release(&mut self, session: SessionId) {
         let sub = &self.sessions[session as usize];
         let mut owed = Vec::new();
-        for (_, entry) in &sub.entries {
+        for (id, entry) in &sub.entries {
             let Some(cohort) = entry.cohort.map(|cohort| self.cohorts.cohort(cohort)) else { continue };
             for (index, window) in &cohort.windows {
-                if window.dirty && !window.served.iter().any(|(served, _)| *served == session) {
+                let key = InstrumentKey(index / StreamKind::COUNT as u32);
+                let effective = sub.effective(&self.scopes, entry.channel, key) == Some(id as u32);
+                if effective && window.dirty && !window.served.contains(&session) {
                     owed.push(*index);
                 }
             }

@@ -1,6 +1,6 @@
 //! The one writer of an instrument: numbers, stores, encodes and publishes what it is told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,12 +34,20 @@ pub(super) struct FeedCounters {
     pub(super) book_fault: Box<dyn Fn(BookFault)>,
 }
 
+/// When a book changed.
+#[derive(Clone, Copy)]
+struct Change {
+    ts_event: Option<UnixNanos>,
+    received: Received,
+}
+
 /// The state of one book stream of an instrument.
 enum DepthState {
     /// Nobody wants it, or nobody has been served yet.
     Idle,
-    /// Numbered; the window that its subscribers have.
-    Live(Window),
+    /// Numbered; the window that its subscribers have, and the change that made it: a book may
+    /// change below it.
+    Live { window: Window, changed: Change },
     /// A gap was published; the next snapshot goes out under its number.
     Lost,
 }
@@ -53,12 +61,12 @@ pub(super) struct Core {
     quotes: QuoteSource,
     ticker: Ticker,
     quote: Quote,
-    last_trade: Option<(Received, Trade)>,
-    last_quote_received: Option<Received>,
     book: Option<Book>,
-    book_ts: Option<UnixNanos>,
-    book_received: Received,
+    changed: Change,
     depths: [DepthState; 4],
+    /// One bit for each depth whose gap was published, for the next writer of the instrument: its
+    /// first book goes out under the gap's number.
+    lost_depths: Rc<Cell<u8>>,
     changes: (Vec<BookLevel>, Vec<BookLevel>),
 }
 
@@ -196,7 +204,9 @@ impl Core {
         publisher: Rc<Publisher>,
         counters: Rc<FeedCounters>,
         quotes: QuoteSource,
+        lost_depths: Rc<Cell<u8>>,
     ) -> Self {
+        let lost = lost_depths.get();
         Self {
             id,
             writer,
@@ -205,12 +215,13 @@ impl Core {
             quotes,
             ticker: Ticker::default(),
             quote: Quote::default(),
-            last_trade: None,
-            last_quote_received: None,
             book: None,
-            book_ts: None,
-            book_received: Received { wall: None, mono: 0 },
-            depths: [const { DepthState::Idle }; 4],
+            changed: Change { ts_event: None, received: Received { wall: None, mono: 0 } },
+            depths: Depth::ALL.map(|depth| match lost >> depth as u8 & 1 {
+                1 => DepthState::Lost,
+                _ => DepthState::Idle,
+            }),
+            lost_depths,
             changes: (Vec::new(), Vec::new()),
         }
     }
@@ -224,7 +235,6 @@ impl Core {
         let stamp = Stamp { seq: self.writer.sequence(StreamKind::Quote) + 1, received: received.wall };
         self.writer.quote(stamp, quote);
         self.quote = *quote;
-        self.last_quote_received = Some(received);
         self.publish(StreamKind::Quote, received, stamp.seq, quote.ts_event, &Payload::Quote(quote));
         let Quote { ts_event, bid, ask } = *quote;
         self.ticker(received, Ticker { ts_event, bid, ask, ..self.ticker });
@@ -235,7 +245,6 @@ impl Core {
         self.counters.trades.increment(1);
         let stamp = Stamp { seq: self.writer.sequence(StreamKind::Trade) + 1, received: received.wall };
         self.writer.trade(stamp, trade);
-        self.last_trade = Some((received, *trade));
         self.publish(StreamKind::Trade, received, stamp.seq, trade.ts_event, &Payload::Trade(trade));
         let last = Some(BookLevel { price: trade.price, size: trade.size });
         self.ticker(received, Ticker { ts_event: trade.ts_event, last, ..self.ticker });
@@ -296,18 +305,23 @@ impl Core {
         self.writer.publish();
         let interest = self.writer.interest(kind);
         if interest != 0 {
-            let snapshot = match kind {
-                StreamKind::Quote => self
-                    .last_quote_received
-                    .map(|r| self.encode(seq, self.quote.ts_event, r, true, &Payload::Quote(&self.quote))),
-                StreamKind::Trade => {
-                    self.last_trade.map(|(r, trade)| self.encode(seq, trade.ts_event, r, true, &Payload::Trade(&trade)))
-                }
-                StreamKind::Ticker => (self.ticker != Ticker::default())
-                    .then(|| self.encode(seq, self.ticker.ts_event, received, true, &Payload::Ticker(&self.ticker))),
-                StreamKind::Book(_) => None,
-            };
+            let snapshot = self.stored_snapshot(kind);
             self.send_gap(kind, interest, seq, lost, snapshot);
+        }
+    }
+
+    /// The value that the store has under the number just published, encoded as a snapshot.
+    fn stored_snapshot(&self, kind: StreamKind) -> Option<Frame> {
+        let (store, key) = (&self.publisher.store, self.writer.key());
+        let encode = |stamp: Stamp, ts, payload: &Payload<'_>| {
+            let head = Head { id: &self.id, seq: stamp.seq, ts, rx: stamp.received, snapshot: true };
+            self.publisher.encode(Format::Json, &head, payload)
+        };
+        match kind {
+            StreamKind::Quote => store.quote(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Quote(&v))),
+            StreamKind::Trade => store.trade(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Trade(&v))),
+            StreamKind::Ticker => store.ticker(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Ticker(&v))),
+            StreamKind::Book(_) => None,
         }
     }
 
@@ -324,8 +338,7 @@ impl Core {
 
     /// The book has a new state: every window in use moves on.
     fn book_changed(&mut self, received: Received, ts_event: Option<UnixNanos>) {
-        self.book_ts = ts_event;
-        self.book_received = received;
+        self.changed = Change { ts_event, received };
         let queued = self.publisher.stage(Stage::Stored, received, ts_event);
         self.writer.publish();
         for depth in Depth::ALL {
@@ -354,7 +367,7 @@ impl Core {
             return;
         }
         match state {
-            DepthState::Live(window) => {
+            DepthState::Live { window, changed } => {
                 let (bids, asks) = &mut self.changes;
                 bids.clear();
                 asks.clear();
@@ -362,19 +375,27 @@ impl Core {
                 if bids.is_empty() && asks.is_empty() {
                     return;
                 }
+                *changed = self.changed;
                 let seq = self.writer.sequence(kind) + 1;
-                let change = BookChange { received: self.book_received.wall, ts_event: self.book_ts, bids, asks };
+                let Change { ts_event, received } = self.changed;
+                let change = BookChange { received: received.wall, ts_event, bids, asks };
                 self.writer.book(kind, seq, &change);
                 self.writer.publish();
                 let interest = self.writer.interest(kind);
-                self.send_book(depth, interest, queued, seq, Standing::Numbered, false);
+                self.send_book(depth, interest, queued, (seq, Standing::Numbered, false), self.changed);
             }
             DepthState::Idle => self.begin_depth(depth, interest, queued),
             DepthState::Lost => {
                 let window = Window::of(book, depth);
                 self.changes = (window.bids().to_vec(), window.asks().to_vec());
-                *state = DepthState::Live(window);
-                self.send_book(depth, interest, queued, self.writer.sequence(kind), Standing::Resync, true);
+                *state = DepthState::Live { window, changed: self.changed };
+                self.send_book(
+                    depth,
+                    interest,
+                    queued,
+                    (self.writer.sequence(kind), Standing::Resync, true),
+                    self.changed,
+                );
             }
         }
     }
@@ -385,25 +406,32 @@ impl Core {
         let Some(book) = &self.book else { return };
         let window = Window::of(book, depth);
         self.changes = (window.bids().to_vec(), window.asks().to_vec());
-        self.depths[depth as usize] = DepthState::Live(window);
+        self.depths[depth as usize] = DepthState::Live { window, changed: self.changed };
         let seq = self.writer.sequence(kind) + 1;
         self.writer.begin_book(kind, seq);
-        self.send_book(depth, interest, queued, seq, Standing::Numbered, true);
+        self.send_book(depth, interest, queued, (seq, Standing::Numbered, true), self.changed);
     }
 
-    /// Sends `self.changes` as an event of the book stream.
-    fn send_book(&self, depth: Depth, interest: u64, queued: u64, seq: u64, standing: Standing, full: bool) {
+    /// Sends `self.changes` as an event of the book stream; `full` = they are all there is.
+    fn send_book(
+        &self,
+        depth: Depth,
+        interest: u64,
+        queued: u64,
+        (seq, standing, full): (u64, Standing, bool),
+        Change { ts_event, received }: Change,
+    ) {
         let (bids, asks) = &self.changes;
-        let frame = self.encode(seq, self.book_ts, self.book_received, full, &Payload::Book { depth, bids, asks });
+        let frame = self.encode(seq, ts_event, received, full, &Payload::Book { depth, bids, asks });
         let update = Arc::new(BookUpdate {
             full,
-            ts_event: self.book_ts,
-            received: self.book_received.wall,
+            ts_event,
+            received: received.wall,
             levels: bids.iter().chain(asks).copied().collect(),
             bids: bids.len(),
         });
         let stream = self.stream(StreamKind::Book(depth));
-        let received = self.book_received.mono;
+        let received = received.mono;
         self.publisher.send(interest, queued, |queued| {
             Event::Update(Update {
                 stream,
@@ -428,7 +456,7 @@ impl Core {
             let state = &mut self.depths[depth as usize];
             if interest == 0 {
                 *state = DepthState::Idle;
-            } else if matches!(state, DepthState::Live(_)) {
+            } else if matches!(state, DepthState::Live { .. }) {
                 *state = DepthState::Lost;
                 let seq = self.writer.sequence(kind) + 1;
                 self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
@@ -438,6 +466,12 @@ impl Core {
         }
     }
 
+    /// The writer goes: what its successor must know stays.
+    pub(super) fn leave_lost_depths(&self) {
+        let lost = Depth::ALL.into_iter().filter(|depth| matches!(self.depths[*depth as usize], DepthState::Lost));
+        self.lost_depths.set(lost.fold(0, |bits, depth| bits | 1 << depth as u8));
+    }
+
     /// A worker has begun to want a book stream: it gets the window, in order with the changes.
     pub(super) fn book_wanted(&mut self, depth: Depth, worker: usize) {
         let kind = StreamKind::Book(depth);
@@ -445,10 +479,11 @@ impl Core {
         let interest = self.writer.interest(kind);
         match &self.depths[depth as usize] {
             DepthState::Idle if interest != 0 => self.begin_depth(depth, interest, 0),
-            DepthState::Live(window) => {
+            DepthState::Live { window, changed } => {
+                let changed = *changed;
                 self.changes = (window.bids().to_vec(), window.asks().to_vec());
                 let seq = self.writer.sequence(kind);
-                self.send_book(depth, 1 << worker, 0, seq, Standing::State, true);
+                self.send_book(depth, 1 << worker, 0, (seq, Standing::State, true), changed);
             }
             DepthState::Idle | DepthState::Lost => {}
         }

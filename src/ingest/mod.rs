@@ -48,7 +48,14 @@ struct Inner {
     publisher: Rc<Publisher>,
     registry: Arc<Registry>,
     requests: Requests,
-    cores: RefCell<HashMap<InstrumentKey, std::rc::Weak<RefCell<Core>>>>,
+    cores: RefCell<HashMap<InstrumentKey, Claimed>>,
+}
+
+/// An instrument that was claimed at some time.
+struct Claimed {
+    core: std::rc::Weak<RefCell<Core>>,
+    /// What its next writer must know of the last one's book.
+    lost_depths: Rc<Cell<u8>>,
 }
 
 impl Ingest {
@@ -128,7 +135,7 @@ impl Ingest {
     /// Answers what workers have asked so far.
     pub fn serve_requests(&self) {
         while let Some(request) = self.inner.requests.take() {
-            let core = self.inner.cores.borrow().get(&request.stream.key).and_then(std::rc::Weak::upgrade);
+            let core = self.inner.cores.borrow().get(&request.stream.key).and_then(|claimed| claimed.core.upgrade());
             if let (Some(core), StreamKind::Book(depth)) = (core, request.stream.kind) {
                 core.borrow_mut().book_wanted(depth, request.worker);
             }
@@ -243,9 +250,12 @@ impl Feed {
         if new {
             ingest.publisher.broadcast(|| Event::Instrument(key));
         }
-        let core = Core::new(id, writer, Rc::clone(&ingest.publisher), Rc::clone(&self.inner.counters), quotes);
+        let mut cores = ingest.cores.borrow_mut();
+        let lost_depths = cores.get(&key).map(|claimed| Rc::clone(&claimed.lost_depths)).unwrap_or_default();
+        let (publisher, counters) = (Rc::clone(&ingest.publisher), Rc::clone(&self.inner.counters));
+        let core = Core::new(id, writer, publisher, counters, quotes, Rc::clone(&lost_depths));
         let core = Rc::new(RefCell::new(core));
-        ingest.cores.borrow_mut().insert(key, Rc::downgrade(&core));
+        cores.insert(key, Claimed { core: Rc::downgrade(&core), lost_depths });
         Ok(Instrument::new(core))
     }
 
@@ -283,5 +293,6 @@ impl Drop for Core {
     fn drop(&mut self) {
         // The connection that wrote it is gone: what its book was is no longer known.
         self.book_lost(Received { wall: None, mono: 0 }, None);
+        self.leave_lost_depths();
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::action::{FEED_STATES, INSTRUMENTS, Subscribe, VENUES};
 use crate::grants::{Allowed, GRANTS, is_malformed, is_pattern, long, matches};
 use crate::message::{Message, frame};
-use crate::stream::{Check, Due, Excuses, Options, Phase, Stream, ensure};
+use crate::stream::{Check, Due, Excuses, Options, Stream, ensure};
 use crate::truth::{self, BOOK, DEPTHS, Window};
 
 pub(crate) const CHANNELS: [&str; 5] = ["ticker", "quote", "trade", "book", "status"];
@@ -45,8 +45,9 @@ pub(crate) struct Context {
     pub(crate) known: (usize, usize),
     /// Last numbers by key and kind: those that the worker had seen at least, and those published.
     pub(crate) last: (Rc<Vec<[u64; 7]>>, Rc<Vec<[u64; 7]>>),
-    /// By venue, the last change: the one that the worker had seen at least, and the last.
-    pub(crate) changes: [(usize, usize); 2],
+    /// By venue that was there, the last change: the one that the worker had seen at least, and the
+    /// last.
+    pub(crate) changes: [Option<(usize, usize)>; 2],
 }
 
 /// What is listed for one instrument in a `resume`.
@@ -203,7 +204,10 @@ impl Client {
         if message.ch == Some("status") {
             return self.on_status(facts, &message);
         }
-        self.end_initial(facts)?;
+        // Behind a renewal's `ok`, what it takes away and adds is told first.
+        if message.op.is_none() || message.id.is_some() {
+            self.end_initial(facts)?;
+        }
         match message.op {
             None | Some("gap") => self.on_data(facts, &message),
             Some("subscribed") if message.id.is_some() => self.on_subscribed(facts, &message),
@@ -572,8 +576,11 @@ impl Client {
                     stream.adopt(options);
                 }
                 stream.adopt(stream.options.clone());
-                stream.extra |=
-                    command.snapshot == Some(true) && !matches!(stream.phase, Phase::Start { snapshot: true, .. });
+                // One that is still due anyway does for both.
+                if command.snapshot == Some(true) {
+                    stream.extra = true;
+                    stream.extra_due |= facts.instruments[instrument].streams[kind].has_value(seq);
+                }
                 continue;
             }
             let point = resume.iter().find(|p| p.instrument == instrument && p.right_epoch && p.seq <= most);
@@ -601,16 +608,16 @@ impl Client {
         }
     }
 
-    fn begin_initial(&mut self, facts: &Facts<'_>, feed: usize, changes: (usize, usize)) {
-        if !facts.changes[feed].is_empty() {
-            self.initial[feed] = Some(changes);
+    fn begin_initial(&mut self, facts: &Facts<'_>, feed: usize, changes: Option<(usize, usize)>) {
+        if changes.is_some() && !facts.changes[feed].is_empty() {
+            self.initial[feed] = changes;
         }
     }
 
     /// A feed that was registered late: its state may be told with its first instrument.
     fn concern_late_feed(&mut self, facts: &Facts<'_>, feed: usize) {
         if self.views[feed].as_ref().is_none_or(|view| *view == View::Unconcerned) {
-            self.begin_initial(facts, feed, (0, facts.changes[feed].len() - 1));
+            self.begin_initial(facts, feed, Some((0, facts.changes[feed].len() - 1)));
         }
     }
 

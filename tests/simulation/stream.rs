@@ -70,6 +70,8 @@ pub(crate) struct Stream {
     pub(crate) pending: Option<u64>,
     /// A snapshot was asked for in the middle of the stream.
     pub(crate) extra: bool,
+    /// There was a value, so that it must come.
+    pub(crate) extra_due: bool,
     /// Resumed: its first gap may be one of what the hub no longer holds.
     pub(crate) resumed: bool,
     pub(crate) due: Due,
@@ -108,6 +110,7 @@ impl Stream {
             next: accepted + 1,
             pending: None,
             extra: false,
+            extra_due: false,
             resumed: false,
             due: Due::Nothing,
             window: None,
@@ -189,14 +192,17 @@ impl Stream {
         match self.phase {
             Phase::Start { accepted, snapshot: true } if snap => {
                 ensure!(seq >= accepted, "snapshot {seq} is older than the {accepted} of the answer");
-                self.extra = false;
+                self.end_extra();
             }
             Phase::Start { accepted, snapshot: true } => {
                 ensure!(!self.is_book() && !truth.has_value(accepted), "live event {seq} before the snapshot");
                 ensure!(seq == self.next, "first live event {seq} after accepted {accepted}");
             }
-            _ if snap && self.pending == Some(seq) => (self.pending, self.extra) = (None, false),
-            _ if snap && self.extra && seq + 1 == self.next => self.extra = false,
+            _ if snap && self.pending == Some(seq) => {
+                self.pending = None;
+                self.end_extra();
+            }
+            _ if snap && self.extra && seq + 1 == self.next => self.end_extra(),
             _ if snap && begins_again && seq + 1 == self.next => {}
             _ => {
                 ensure!(self.pending.is_none(), "no snapshot {:?} behind the gap, but {seq}", self.pending);
@@ -207,6 +213,10 @@ impl Stream {
         Ok(())
     }
 
+    const fn end_extra(&mut self) {
+        (self.extra, self.extra_due) = (false, false);
+    }
+
     /// Says whether it is an update, as opposed to a snapshot.
     fn on_latest(&mut self, truth: &truth::Stream, seq: u64, snap: bool) -> Result<bool, String> {
         ensure!(snap || !self.is_book(), "a change of a book in mode latest");
@@ -214,17 +224,21 @@ impl Stream {
             Phase::Start { accepted, snapshot: true } => {
                 ensure!(snap || !truth.has_value(accepted), "live event {seq} before the snapshot");
                 ensure!(seq >= accepted, "first event {seq} is older than the {accepted} of the answer");
-                self.extra = false;
+                self.end_extra();
                 !snap
             }
             Phase::Start { accepted, .. } => {
-                let begins_again = self.is_book() && truth.number(seq).is_some_and(|number| number.gap.is_some());
-                ensure!(seq > accepted || begins_again, "first event {seq}, accepted was {accepted}");
-                true
+                // The protocol promises nothing here but order: the last published value may come.
+                ensure!(seq >= accepted, "first event {seq}, accepted was {accepted}");
+                let update = !(snap && self.extra);
+                if !update {
+                    self.end_extra();
+                }
+                update
             }
             Phase::Live if snap && self.extra => {
                 ensure!(seq + 1 >= self.next, "snapshot {seq} after {}", self.next - 1);
-                self.extra = false;
+                self.end_extra();
                 false
             }
             Phase::Live => {
@@ -289,7 +303,7 @@ impl Stream {
         }
         if settled {
             ensure!(self.due == Due::Nothing, "{:?} was never told", self.due);
-            ensure!(!self.extra || !truth.has_value(truth.last()), "the snapshot that was asked for never came");
+            ensure!(!self.extra_due, "the snapshot that was asked for never came");
         }
         if let Phase::Start { snapshot: true, .. } = self.phase {
             ensure!(!truth.has_value(truth.last()), "the first snapshot never came");

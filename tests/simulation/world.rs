@@ -437,8 +437,8 @@ impl World {
             return false;
         }
         let changes = std::array::from_fn(|feed| {
-            let last = self.market.changes[feed].len().saturating_sub(1);
-            (worker.changes[feed].min(last), last)
+            let last = self.market.changes[feed].len().checked_sub(1)?;
+            Some((worker.changes[feed].min(last), last))
         });
         let context = Context { known: (worker.known, known), last: (Rc::clone(&worker.seen), last), changes };
         slot.client.sent.push_back(Sent { id: self.next_id, what, context });

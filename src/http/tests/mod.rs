@@ -106,7 +106,7 @@ impl Hub {
     fn add(&self, venue: &str, symbols: &[&str], state: FeedState) -> Vec<Writer> {
         let store = &self.api.store;
         let feed = store.feed_of(venue, "e1", UnixNanos(0)).expect("room");
-        let status = crate::store::FeedStatus { state, cause: "a test".into(), since: UnixNanos(0) };
+        let status = crate::store::FeedStatus { state, cause: "a test".into(), since: UnixNanos(0), changes: 0 };
         store.feed(feed).expect("registered").set_status(status);
         let claim = |symbol: &&str| store.claim(instrument(&format!("{venue}:{symbol}")), feed).expect("free").0;
         symbols.iter().map(claim).collect()
