@@ -25,11 +25,11 @@ class Command:
 
 
 class Entry:
-    __slots__ = ("name", "mode", "max_rate", "depth", "overflow", "order")
+    __slots__ = ("name", "mode", "max_rate", "depth", "snapshot", "order")
 
-    def __init__(self, name, mode, max_rate, depth, overflow, order):
+    def __init__(self, name, mode, max_rate, depth, snapshot, order):
         self.name, self.mode, self.max_rate, self.depth = name, mode, max_rate, depth
-        self.overflow, self.order = overflow, order
+        self.snapshot, self.order = snapshot, order
 
 
 class Stream:
@@ -301,7 +301,7 @@ class Model:
                        lambda: f"{command.msg}: (mode, max_rate, depth) are {have}, should be {(mode, rate, depth)}")
         for name in names:
             self.order += 1
-            self.entries[channel, name] = Entry(name, mode, rate, depth, command.msg.get("overflow", "gap"), self.order)
+            self.entries[channel, name] = Entry(name, mode, rate, depth, command.msg.get("snapshot", True), self.order)
         seen = set()
         for item in msg.get("accepted", []):
             self._accept(command, msg, item, names, seen, now)
@@ -454,9 +454,13 @@ class Model:
             self.check("options_echo", have == want, lambda: f"announced {have}, in effect is {want}: {str(msg)[:300]}")
             stream.change = None
             self.report.counts["change_announced"] += 1
-            self._switch(stream, entry, seq, now, required=True)
+            self._switch(stream, entry, seq, now, required=entry.snapshot)   # an entry without snapshots owes none
         else:
-            self.report.note("a `subscribed` without id for an instrument whose options did not change", str(msg)[:300])
+            same = (stream.mode, stream.depth) == (msg.get("mode"), msg.get("depth"))
+            self.check("change_announced", same, lambda: f"announced {msg.get('mode')}, {msg.get('depth')}, in effect is "
+                       f"{stream.mode}, {stream.depth}: {str(msg)[:300]}")
+            if same:
+                self.report.note("a `subscribed` without id for an instrument whose options did not change", str(msg)[:300])
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def on_event(self, p, now):

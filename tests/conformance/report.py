@@ -35,7 +35,7 @@ class Report:
         self.violated[rule] += 1
         if len(self.violations[rule]) < KEPT:
             text = detail() if callable(detail) else detail
-            context = session.context() if session is not None else []
+            context = session.context(text) if session is not None else []
             self.violations[rule].append((time.monotonic() - self.start, text, context))
 
     def note(self, text, detail=""):

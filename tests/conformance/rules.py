@@ -32,6 +32,7 @@ gap_upstream|G2|An upstream loss takes one number of its own, published to every
 resubscribe_loses|G2|Subscribing again replaces an entry's options and loses nothing
 book_gap_snapshot|G2|A `book` gap is followed by a fresh snapshot whose `seq` is the gap's `to`
 same_everywhere|G2|`seq`: +1 for every event of one stream (one number is one event, in every session and mode)
+same_stamps|G2|`ts` and `rx` are those of what caused the event: one number of a book has one `ts` and one `rx`, in a snapshot too
 book_equal|G2|A book stream of depth N is a complete book of N levels a side: a change that moves the window carries the level that enters and size "0" for the one that leaves
 book_depths|G2|A book stream of depth N is a complete book of N levels a side (the windows of two depths after the same change agree)
 book_levels|G2|A book stream of depth N is a complete book of N levels a side

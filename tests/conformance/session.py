@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import deque
 
@@ -11,6 +12,18 @@ from ws import Socket
 
 KNOWN_CLOSES = {1000, 1001, 1002, 1003, 1007, 1009, 1011, 4001, 4002, 4003, 4004, 4005, 4006,
                 4500, 4501, 4502, 4503, 4504}
+
+
+SHOWN, FOCUSED, REMEMBERED = 4, 24, 500
+INSTRUMENT = re.compile(r"\b[A-Z0-9_]{1,16}:[A-Z0-9._=^/+-]{2,40}")
+
+
+def _shorten(raw, name):
+    """At most some 300 characters, those around `name` among them."""
+    at = raw.find(name) if name else -1
+    if len(raw) <= 300 or at < 240:
+        return raw[:300]
+    return raw[:140] + " ... " + raw[at - 20:at + 140]
 
 
 class World:
@@ -39,18 +52,23 @@ class Session:
         self.token = token or world.token
         self.grant = grant if grant is not None else world.grant
         self.exempt = exempt
-        self.tail = deque(maxlen=14)
+        self.tail = deque(maxlen=REMEMBERED)
         self.socket, self.model = None, None
         self.next_id = 0
         self.binary = 0
         self.waiters = deque()
         self.messages = None        # a list when somebody wants to see everything
 
-    def context(self):
+    def context(self, text=""):
+        """The last messages, and before them those that concern the instrument that `text` names."""
         now = time.monotonic()
-        return [f"session {self.label}"] + [
-            f"{at - now:+.3f}s {direction} {raw[:260] if isinstance(raw, str) else raw[:260].decode('utf-8', 'replace')}"
-            for at, direction, raw in self.tail]
+        named = INSTRUMENT.search(text)
+        lines, last = [f"session {self.label}"], len(self.tail) - SHOWN
+        for i, (at, direction, raw) in enumerate(self.tail):
+            raw = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+            if i >= last or direction == ">" or (named and named[0] in raw):
+                lines.append(f"{at - now:+.3f}s {direction} {_shorten(raw, named and named[0])}")
+        return lines[:1] + lines[1:][-FOCUSED:]
 
     async def open(self, how="header", path=None, url_channels=(), rcvbuf=None, auto_pong=True, subprotocols=None):
         """Connect with the token in the place `how` says: header, query, subprotocol, auth, none."""
