@@ -322,6 +322,11 @@ impl Fanout {
             let Some(stream) = self.streams.get_mut(at as usize) else { continue };
             let merged = std::mem::take(&mut stream.turn_events).saturating_sub(1);
             let id = stream.id;
+            // A gap before the first value moves a stream too, and must begin no pause.
+            if self.newest(at).is_none() {
+                continue;
+            }
+            let stream = &self.streams[at as usize];
             let mut index = None;
             for cohort in stream.cohorts.clone() {
                 let key = self.cohorts.cohort(cohort).key;
