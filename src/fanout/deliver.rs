@@ -113,7 +113,8 @@ impl Fanout {
         if seq <= stream.position {
             return;
         }
-        if seq > stream.position + 1 && !self.on_hole(at, seq, true) {
+        let hole = seq > stream.position + 1;
+        if hole && !self.on_hole(at, seq, true) {
             return;
         }
         let stream = &mut self.streams[at as usize];
@@ -121,6 +122,11 @@ impl Fanout {
         stream.replica = None;
         stream.begins_again = matches!(id.kind, StreamKind::Book(_));
         stream.snapshot = snapshot;
+        if hole && !stream.begins_again {
+            // The last value may be among what was dropped; the one under the gap's number is not.
+            stream.frame.clone_from(&stream.snapshot);
+            self.touch_latest(at);
+        }
         let index = self.add_frame(frame.clone(), (0, 0));
         let delivered = self.deliver_every(at, &Parcel { stream: id, frame, from: seq, index });
         self.counts.gapped[GapCause::Upstream as usize - 1] += delivered;

@@ -179,7 +179,7 @@ impl Session {
 
     pub(super) fn count_bad(&mut self, fanout: &mut Fanout, now: Now) {
         if self.bad.add(now.mono) >= BAD_MESSAGES_MAX {
-            self.end(fanout, CloseCode::BadMessage, "too many faulty commands", now);
+            self.end_flushed(fanout, CloseCode::BadMessage, "too many faulty commands", now);
         }
     }
 
