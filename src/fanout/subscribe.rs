@@ -737,8 +737,10 @@ impl Fanout {
         let join = self
             .resume_point(id, beginning.resume)
             .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
-        if let Some(join) = join {
-            self.sessions[session as usize].join(id.index() as u32, join);
+        match join {
+            Some(join) => self.sessions[session as usize].join(id.index() as u32, join),
+            // It did not want what a pause of its new cohort still owes the others.
+            None => self.note_served(session, id),
         }
     }
 
