@@ -738,12 +738,10 @@ impl Fanout {
         let join = self
             .resume_point(id, beginning.resume)
             .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
-        if let Some(join) = join {
-            self.sessions[session as usize].join(id.index() as u32, join);
-        } else {
-            // The number of the answer stands for the value: the end of a rate limit's pause, begun
-            // before the session came, must not bring it.
-            self.note_served(session, id);
+        match join {
+            Some(join) => self.sessions[session as usize].join(id.index() as u32, join),
+            // It did not want what a pause of its new cohort still owes the others.
+            None => self.note_served(session, id),
         }
     }
 
