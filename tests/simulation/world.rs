@@ -16,7 +16,7 @@ use crate::action::{Action, INSTRUMENTS, Level, ResumeFrom, Subscribe, Take, VEN
 use crate::client::{BOOK_CHANNEL, Change, Client, Context, Facts, ResumePoint, Sent, What, channel_index, venue_of};
 use crate::grants::{GRANTS, principal};
 use crate::hub::{Hub, Sizes};
-use crate::stream::{Check, ensure};
+use crate::stream::{Check, Due, ensure};
 use crate::truth::{self, BOOK, DEPTHS, Window};
 
 /// Turns after which everything must have arrived, whatever the sizes are.
@@ -238,7 +238,10 @@ impl World {
             let (last, kind) = (self.market.instruments[index].streams[BOOK + depth].last(), BOOK + depth);
             self.slots.iter().flatten().any(|slot| {
                 let stream = slot.client.streams.get(&(BOOK_CHANNEL, index));
-                let has = stream.is_some_and(|s| s.kind == kind && s.window.is_some() && s.state_at == last);
+                let has = stream.is_some_and(|s| {
+                    let told = s.due == Due::Nothing && !s.resumed;
+                    told && s.kind == kind && s.window.is_some() && s.state_at == last
+                });
                 has && slot.client.sent.is_empty() && slot.session.closed().is_none()
             })
         })
