@@ -175,7 +175,7 @@ fn the_symbols_of_one_command_take_effect_at_once() {
 #[test]
 fn an_upstream_gap_before_the_first_value_is_told_to_a_full_socket() {
     let gap = Action::Lost { instrument: 0, kind: 2, lost: Some(4) };
-    let story = [socket(Take::Stall), subscribe("trade", &["SIM:*"], PLAIN), turn(), gap, turn(), trade(0), turn()];
+    let story = [socket(Take::Stall), subscribe("trade", &["SIM:*"], PLAIN), turn(), gap, turn()];
     check(ROOMY, &all(&[&[claim(0)], &connect(0), &story]));
 }
 
@@ -186,6 +186,17 @@ fn the_value_that_a_lane_dropped_before_a_gap_reaches_latest() {
         [subscribe("quote", &["SIM:*"], PLAIN), quote(0, 1), quote(0, 2), quote(0, 3), quote(0, 4), quote(0, 5)];
     let story = all(&[&[claim(0)], &connect(0), &story, &[Action::Turn { worker: 0, events: 1 }, gap, turn()]]);
     check(Sizes { lane_events: 4, ..ROOMY }, &story);
+}
+
+#[test]
+fn a_snapshot_that_waits_for_its_book_repeats_nothing() {
+    let other = |command| Action::Subscribe { client: 1, command };
+    let book_of = |snapshot| Subscribe { channel: "book", symbols: vec!["SIM:*"], snapshot, ..PLAIN };
+    let begin = [Action::Connect { client: 1, worker: 1, grant: 0 }, Action::Turn { worker: 1, events: 9 }];
+    let begin = all(&[&[claim(0), book(0, 9_001)], &begin, &[other(book_of(None)), serve()], &connect(0)]);
+    let mine = |snapshot| Action::Subscribe { client: 0, command: book_of(Some(snapshot)) };
+    let story = [mine(false), mine(true), change(0, 9_002), turn(), change(0, 9_003), turn()];
+    check(ROOMY, &all(&[&begin, &story]));
 }
 
 #[test]
