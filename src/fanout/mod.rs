@@ -8,6 +8,7 @@ mod deliver;
 mod feeds;
 mod lane;
 mod outbox;
+mod regrant;
 mod requests;
 mod scope;
 mod stream;

@@ -10,12 +10,9 @@ use super::scope::ScopeId;
 use super::subscriber::{CLOSING, Entry, EntryId, Join, Options, Selector, SessionId};
 use super::worker::Fanout;
 use crate::model::{Channel, GapCause, IdError, InstrumentId, InstrumentKey, Pattern, StreamId, StreamKind};
-use crate::wire::answer::{Accepted, Subscribed, withdrawn};
+use crate::wire::answer::{Accepted, Subscribed};
 use crate::wire::command::{Mode, ResumeEntry};
 use crate::wire::{ErrorCode, Frame};
-
-/// Entries in one message about what a smaller grant takes away.
-const WITHDRAWN_ENTRIES_MAX: usize = 250;
 
 /// A symbol of a command that is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +84,7 @@ pub struct AlreadyReached(pub String);
 
 /// What is in effect for an instrument on a channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Effect {
+pub(super) struct Effect {
     entry: EntryId,
     options: Options,
     cohort: Option<CohortId>,
@@ -228,113 +225,6 @@ impl Fanout {
         (removed, rejected, changed)
     }
 
-    /// Replaces a session's grant. `clamp` gives the options that it leaves of those asked for,
-    /// or none where it allows the channel or mode no more. What the session must be told is
-    /// queued.
-    pub fn regrant(
-        &mut self,
-        session: SessionId,
-        grant: Arc<[Pattern]>,
-        clamp: &dyn Fn(Channel, Options) -> Option<Options>,
-    ) {
-        let before = self.sessions[session as usize].feeds;
-        for channel in Channel::ALL {
-            self.regrant_channel(session, channel, &grant, clamp);
-        }
-        self.sessions[session as usize].grant = grant;
-        for channel in Channel::ALL {
-            self.update_session(session, channel);
-        }
-        self.tell_states(session, self.sessions[session as usize].feeds & !before);
-    }
-
-    fn regrant_channel(
-        &mut self,
-        session: SessionId,
-        channel: Channel,
-        grant: &Arc<[Pattern]>,
-        clamp: &dyn Fn(Channel, Options) -> Option<Options>,
-    ) {
-        let entries: Vec<EntryId> = self.sessions[session as usize]
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.channel == channel)
-            .map(|(id, _)| id as EntryId)
-            .collect();
-        let keys = self.keys_under(session, &entries, grant);
-        let before = self.effects(session, channel, &keys);
-        for id in entries {
-            self.regrant_entry(session, id, grant, clamp);
-        }
-        self.sessions[session as usize].update_overlap(channel);
-        let (mut gone, mut changed) = (Vec::new(), Vec::new());
-        for (key, before) in keys.iter().zip(before) {
-            if before.is_some() && self.effect(session, channel, *key).is_none() {
-                self.leave(session, channel, *key, before);
-                gone.push(*key);
-            } else if let Some(frame) = self.transition_unasked(session, channel, *key, before) {
-                changed.push(frame);
-            }
-        }
-        let store = Arc::clone(&self.store);
-        for chunk in gone.chunks(WITHDRAWN_ENTRIES_MAX) {
-            let symbols = chunk.iter().filter_map(|key| store.definition(*key)).map(|d| d.id.as_str());
-            self.answer(session, withdrawn(channel, symbols, ErrorCode::NotEntitled));
-        }
-        for frame in changed {
-            self.answer(session, frame);
-        }
-    }
-
-    /// The instruments of entries as they are, and as another grant makes them.
-    fn keys_under(&mut self, session: SessionId, entries: &[EntryId], grant: &Arc<[Pattern]>) -> Vec<InstrumentKey> {
-        let mut keys: Vec<InstrumentKey> = Vec::new();
-        for entry in entries {
-            let selector = self.sessions[session as usize].entries[*entry as usize].selector.clone();
-            keys.extend(self.keys_of(&selector));
-            if let Selector::Pattern { pattern, .. } = selector {
-                let scope = self.acquire_scope(&pattern, grant);
-                keys.extend(self.scopes.scope(scope).keys());
-                self.release_scope(scope);
-            }
-        }
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
-
-    /// What a grant leaves of one entry. An exact one outside of it ends; a pattern stays held,
-    /// though of a channel or mode that is refused it selects nothing.
-    fn regrant_entry(
-        &mut self,
-        session: SessionId,
-        id: EntryId,
-        grant: &Arc<[Pattern]>,
-        clamp: &dyn Fn(Channel, Options) -> Option<Options>,
-    ) {
-        let entry = &self.sessions[session as usize].entries[id as usize];
-        let (channel, asked, order, text) = (entry.channel, entry.asked, entry.order, entry.text.clone());
-        let options = clamp(channel, asked);
-        let selector = match entry.selector.clone() {
-            Selector::Exact(key) => {
-                let id = self.store.definition(key).map(|definition| &definition.id);
-                let allowed = options.is_some() && id.is_some_and(|id| grant.iter().any(|p| p.matches(id)));
-                allowed.then_some(Selector::Exact(key))
-            }
-            Selector::Pattern { pattern, .. } => {
-                let nothing = Arc::from([]);
-                let scope = self.acquire_scope(&pattern, if options.is_some() { grant } else { &nothing });
-                Some(Selector::Pattern { pattern, scope })
-            }
-        };
-        if let Some(selector) = selector {
-            let options = options.unwrap_or(asked);
-            let entry = Entry { channel, selector, text, asked, options, cohort: None, member: 0, order };
-            self.attach_entry(session, entry);
-        }
-        self.detach_entry(session, id);
-    }
-
     /// A new instrument: patterns that select it begin to deliver it.
     pub(super) fn appear(&mut self, key: InstrumentKey) {
         if self.known.get(key.index()).is_some_and(|known| *known) {
@@ -438,7 +328,7 @@ impl Fanout {
         entry
     }
 
-    fn acquire_scope(&mut self, pattern: &Pattern, grant: &Arc<[Pattern]>) -> ScopeId {
+    pub(super) fn acquire_scope(&mut self, pattern: &Pattern, grant: &Arc<[Pattern]>) -> ScopeId {
         self.learn_new_feeds();
         let store = Arc::clone(&self.store);
         let known = self.ids.iter().map(|(id, key)| (*key, id));
@@ -446,11 +336,11 @@ impl Fanout {
         self.scopes.acquire(pattern, grant, known, venues)
     }
 
-    fn release_scope(&mut self, scope: ScopeId) {
+    pub(super) fn release_scope(&mut self, scope: ScopeId) {
         self.scopes.release(scope);
     }
 
-    fn keys_of(&self, selector: &Selector) -> Vec<InstrumentKey> {
+    pub(super) fn keys_of(&self, selector: &Selector) -> Vec<InstrumentKey> {
         match selector {
             Selector::Exact(key) => vec![*key],
             Selector::Pattern { scope, .. } => self.scopes.scope(*scope).keys().collect(),
@@ -458,7 +348,7 @@ impl Fanout {
     }
 
     /// Adds an entry to its session and its cohort.
-    fn attach_entry(&mut self, session: SessionId, mut entry: Entry) -> EntryId {
+    pub(super) fn attach_entry(&mut self, session: SessionId, mut entry: Entry) -> EntryId {
         let channel = entry.channel;
         entry.cohort = entry.options.kind(channel).map(|kind| {
             let covers = match &entry.selector {
@@ -504,7 +394,7 @@ impl Fanout {
     }
 
     /// Takes an entry out of its session and its cohort, giving back what only it used.
-    fn detach_entry(&mut self, session: SessionId, id: EntryId) -> Entry {
+    pub(super) fn detach_entry(&mut self, session: SessionId, id: EntryId) -> Entry {
         let sub = &mut self.sessions[session as usize];
         let entry = sub.entries.remove(id as usize);
         match &entry.selector {
@@ -555,7 +445,7 @@ impl Fanout {
         self.sessions[session as usize].update_overlap(entry.channel);
     }
 
-    fn effect(&self, session: SessionId, channel: Channel, key: InstrumentKey) -> Option<Effect> {
+    pub(super) fn effect(&self, session: SessionId, channel: Channel, key: InstrumentKey) -> Option<Effect> {
         let sub = &self.sessions[session as usize];
         let entry = sub.effective(&self.scopes, channel, key)?;
         let held = &sub.entries[entry as usize];
@@ -572,7 +462,7 @@ impl Fanout {
         (window.is_some_and(|window| window.owes(session)), since)
     }
 
-    fn effects(&self, session: SessionId, channel: Channel, keys: &[InstrumentKey]) -> Vec<Option<Effect>> {
+    pub(super) fn effects(&self, session: SessionId, channel: Channel, keys: &[InstrumentKey]) -> Vec<Option<Effect>> {
         keys.iter().map(|key| self.effect(session, channel, *key)).collect()
     }
 
@@ -609,7 +499,7 @@ impl Fanout {
 
     /// What is changed for one instrument without being asked for: by an `unsubscribe` of
     /// another entry, or by a renewal. What the session must be told of it.
-    fn transition_unasked(
+    pub(super) fn transition_unasked(
         &mut self,
         session: SessionId,
         channel: Channel,
@@ -704,7 +594,7 @@ impl Fanout {
 
     /// An instrument no longer reaches the session by the stream of `before`: nothing of it is
     /// owed any more, but for the word that numbers are missing.
-    fn leave(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, before: Option<Effect>) {
+    pub(super) fn leave(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, before: Option<Effect>) {
         let Some(kind) = before.and_then(|before| before.options.kind(channel)) else { return };
         let id = StreamId { key, kind };
         let index = id.index() as u32;
@@ -764,7 +654,7 @@ impl Fanout {
     }
 
     /// After a change of entries: whose states the session is told, and its overlap flags.
-    fn update_session(&mut self, session: SessionId, channel: Channel) {
+    pub(super) fn update_session(&mut self, session: SessionId, channel: Channel) {
         let feeds = self.sessions[session as usize]
             .entries
             .iter()

@@ -2,7 +2,7 @@
 
 use tickhub::fanout::OutboxLimits;
 
-use crate::action::{Action, ResumeFrom, Subscribe, Take};
+use crate::action::{Action, Subscribe, Take};
 use crate::hub::Sizes;
 use crate::shrink::run;
 
@@ -197,14 +197,4 @@ fn a_snapshot_that_waits_for_its_book_repeats_nothing() {
     let mine = |snapshot| Action::Subscribe { client: 0, command: book_of(Some(snapshot)) };
     let story = [mine(false), mine(true), change(0, 9_002), turn(), change(0, 9_003), turn()];
     check(ROOMY, &all(&[&begin, &story]));
-}
-
-#[test]
-fn a_resume_goes_on_once_and_whole() {
-    let every = Subscribe { overflow: Some("gap"), ..PLAIN };
-    let resume = Subscribe { resume: Some(ResumeFrom::Have), ..PLAIN };
-    let story = [subscribe("trade", &["SIM:*"], every), trade(0), turn(), Action::Disconnect { client: 0 }];
-    let back = [trade(0), trade(0), Action::Connect { client: 0, worker: 1, grant: 0 }];
-    let end = [subscribe("trade", &["SIM:*"], resume), trade(0), Action::Turn { worker: 1, events: usize::MAX }];
-    check(ROOMY, &all(&[&[claim(0)], &connect(0), &story, &back, &end]));
 }
