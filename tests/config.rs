@@ -66,7 +66,8 @@ fn the_example_shows_every_default_as_it_is_in_the_code() {
     assert_eq!(json(&read(&uncommented(false)).expect("no faults")), json(&Config::default()));
     let roles = toml::from_str::<Config>(&uncommented(true)).expect("has the form").auth.roles;
     let built_in = RoleConfig::built_in("viewer").expect("built in");
-    let with_samples = RoleConfig { max_rate: Some(20), connections: Some(100), ..built_in };
+    let with_samples =
+        RoleConfig { max_rate: Some(20), connections: Some(100), commands_per_second: Some(20), ..built_in };
     assert_eq!(roles["viewer"], with_samples);
 }
 
@@ -99,6 +100,14 @@ fn the_example_shows_every_kind_of_provider_with_its_defaults() {
         // Also keys with a default of nothing must be there.
         assert_eq!(provider.as_object().map(|all| all.len()), defaults.as_object().map(|all| all.len()));
     }
+}
+
+#[test]
+fn a_session_gets_what_is_configured() {
+    let text = "timeouts.idle = \"46s\"\nlimits.answer_bytes = 99999";
+    let session = read(text).expect("no faults").session();
+    assert_eq!((session.idle_timeout.as_secs(), session.answer_bytes_max), (46, 99_999));
+    assert_eq!(session.authentication_timeout.as_secs(), 5);
 }
 
 #[test]
@@ -182,7 +191,7 @@ fn every_fault_names_key_value_reason_and_what_to_do() {
         ),
         (
             "[[provider]]\nkind = \"sym\"",
-            "hub.toml:2: provider[0].kind = \"sym\": must be one of sim; did you mean \"sim\"?",
+            "hub.toml:2: provider[0].kind = \"sym\": must be one of sim, binance, replay; did you mean \"sim\"?",
         ),
         ("[[provider]]\nseed = 1", "hub.toml:1: provider[0]: lacks the key \"kind\""),
         (

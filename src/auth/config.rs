@@ -141,8 +141,8 @@ const BUILT_IN: [&str; 3] = ["viewer", "analyst", "admin"];
 impl RoleConfig {
     /// The built-in role of a name.
     ///
-    /// None limits the rate, as that would refuse `every`, nor the connections, as many people
-    /// may share a service's token; the hub's own limits hold for all of them.
+    /// None limits the rate, as that would refuse `every`, nor the connections, as many people may
+    /// share a service's token. The hub's own limits hold for all of them.
     #[must_use]
     pub fn built_in(name: &str) -> Option<Self> {
         BUILT_IN.contains(&name).then_some(())?;
@@ -153,8 +153,8 @@ impl RoleConfig {
             max_rate: None,
             depth: Some(if viewer { 10 } else { 0 }),
             connections: None,
-            subscriptions: Some(if viewer { 1_000 } else { 10_000 }),
-            commands_per_second: Some(if viewer { 100 } else { 200 }),
+            subscriptions: viewer.then_some(1_000),
+            commands_per_second: None,
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod api_key;
 mod check_config;
+pub mod normalize;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -32,6 +33,7 @@ Examples:
   tickhub --config tickhub.toml                  a hub as configured
   tickhub check-config tickhub.toml              what is wrong with a configuration
   tickhub token --role viewer --symbols 'SIM:*'  a token for it
+  tickhub normalize --venue binance_spot rows.gz recorded messages as the hub would publish them
 
 Settings can be given in the environment too, as TICKHUB__SECTION__KEY=value.";
 
@@ -53,6 +55,7 @@ enum Command {
     Serve(ServeArgs),
     Token(token::TokenArgs),
     CheckConfig(check_config::CheckConfigArgs),
+    Normalize(normalize::NormalizeArgs),
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),
 }
@@ -115,6 +118,7 @@ pub fn run(
         Command::Serve(args) => serve(args.config.load()?, args.ready_file),
         Command::Token(args) => token::run(&args, out, err),
         Command::CheckConfig(args) => check_config::run(&args, out),
+        Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),
         Command::ApiKey(command) => api_key::run(&command, out, err),
     }
 }

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
 use crate::auth::{AuthConfig, check_listen};
-use crate::provider::ProviderConfig;
+use crate::provider::{ProviderConfig, supervisor};
+use crate::session::SessionConfig;
 use crate::settings::Fault;
 use layers::Layers;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Venues, each with its `kind` and the settings of that kind.
     pub provider: Vec<ProviderConfig>,
+    /// How every provider is kept running.
+    pub supervisor: supervisor::Config,
     /// What is written to standard error.
     pub log: LogConfig,
 }
@@ -54,6 +57,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             auth: AuthConfig::default(),
             provider: vec![ProviderConfig::Sim(Default::default())],
+            supervisor: supervisor::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -97,6 +101,14 @@ pub enum ConfigError {
     /// Everything that is wrong with it.
     #[error("{}", listed(.0))]
     Faulty(Vec<PlacedFault>),
+}
+
+/// The fault of a section that says `key: reason`, or only the reason where no one key is at fault.
+fn key_fault(section: &str, reason: &str) -> Fault {
+    match reason.split_once(": ") {
+        Some((key, reason)) if !key.contains(' ') => Fault::hidden(format!("{section}.{key}"), reason),
+        _ => Fault::hidden(section, reason),
+    }
 }
 
 fn listed(faults: &[PlacedFault]) -> String {
@@ -155,20 +167,38 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faulty(faults)) }
     }
 
+    /// Bounds and deadlines of each session.
+    #[must_use]
+    pub fn session(&self) -> SessionConfig {
+        let (limits, timeouts) = (&self.limits, &self.timeouts);
+        SessionConfig {
+            message_bytes_max: limits.message_bytes,
+            commands_per_second: limits.commands_per_second,
+            subscriptions_max: limits.subscriptions,
+            connections_max: limits.connections,
+            authentication_timeout: timeouts.authentication.duration(),
+            ping_interval: timeouts.ping.duration(),
+            idle_timeout: timeouts.idle.duration(),
+            write_stall_timeout: timeouts.write_stall.duration(),
+            close_timeout: timeouts.close.duration(),
+            outbox_events_max: limits.outbox_events,
+            outbox_bytes_max: limits.outbox_bytes,
+            answer_bytes_max: limits.answer_bytes,
+        }
+    }
+
     fn check(&self, faults: &mut Vec<Fault>) {
         self.server.check(faults);
         self.timeouts.check(faults);
         self.limits.check(faults);
         self.log.check(faults);
         faults.extend(self.auth.faults());
+        if let Err(reason) = self.supervisor.check() {
+            faults.push(key_fault("supervisor", &reason));
+        }
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(reason) = provider.check() {
-                // "key: reason", where the fault is of one key.
-                let (key, reason) = match reason.split_once(": ") {
-                    Some((key, reason)) if !key.contains(' ') => (format!("provider[{index}].{key}"), reason),
-                    _ => (format!("provider[{index}]"), reason.as_str()),
-                };
-                faults.push(Fault::hidden(key, reason));
+                faults.push(key_fault(&format!("provider[{index}]"), &reason));
             }
             let earlier = self.provider[..index].iter().any(|other| other.venue() == provider.venue());
             if earlier {

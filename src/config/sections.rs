@@ -10,6 +10,8 @@ use crate::settings::{Fault, Span};
 
 /// Most feed threads, and threads of the control side: beyond, they only take turns.
 const THREADS_MAX: usize = 64;
+/// Most sessions: beyond what one machine's memory holds.
+const SESSIONS_MAX: usize = 10_000_000;
 /// Longest of any timeout: what is longer was meant to be another number.
 const TIMEOUT_MAX: Span = Span::seconds(24 * 3600);
 
@@ -135,6 +137,8 @@ pub struct LimitsConfig {
     pub sessions: usize,
     /// Connections that have not finished their handshake, or not shown a credential.
     pub unauthenticated: usize,
+    /// Sessions of one subject at the same time, whatever its role allows.
+    pub connections: u32,
     /// Longest message of a client, in bytes.
     pub message_bytes: usize,
     /// Commands a second of one session, whatever its role allows.
@@ -145,6 +149,8 @@ pub struct LimitsConfig {
     pub outbox_events: usize,
     /// Bytes that wait for one blocked session, before its overflow policy.
     pub outbox_bytes: usize,
+    /// Bytes of answers that wait for one session before its next command is read.
+    pub answer_bytes: usize,
     /// Memory for the recent events that `resume` goes on from, in bytes, for all instruments.
     pub resume_bytes: usize,
 }
@@ -158,11 +164,13 @@ impl Default for LimitsConfig {
         Self {
             sessions: 100_000,
             unauthenticated: 1_024,
+            connections: 100_000,
             message_bytes: 64 * KIB,
-            commands_per_second: 200,
+            commands_per_second: 100,
             subscriptions: 10_000,
             outbox_events: 4_096,
             outbox_bytes: MIB,
+            answer_bytes: 256 * KIB,
             resume_bytes: 256 * MIB,
         }
     }
@@ -170,7 +178,8 @@ impl Default for LimitsConfig {
 
 impl LimitsConfig {
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
-        within(faults, "limits.sessions", self.sessions, 1, 10_000_000);
+        within(faults, "limits.sessions", self.sessions, 1, SESSIONS_MAX);
+        within(faults, "limits.connections", self.connections as usize, 1, SESSIONS_MAX);
         within(faults, "limits.unauthenticated", self.unauthenticated, 1, 1_000_000);
         // A token of the longest form must fit into an `auth` command.
         within(faults, "limits.message_bytes", self.message_bytes, 16 * KIB, 16 * MIB);
@@ -178,6 +187,7 @@ impl LimitsConfig {
         within(faults, "limits.subscriptions", self.subscriptions as usize, 1, 1_000_000);
         within(faults, "limits.outbox_events", self.outbox_events, 16, 16_777_216);
         within(faults, "limits.outbox_bytes", self.outbox_bytes, 64 * KIB, GIB);
+        within(faults, "limits.answer_bytes", self.answer_bytes, 16 * KIB, GIB);
         within(faults, "limits.resume_bytes", self.resume_bytes, 0, 1024 * GIB);
     }
 }

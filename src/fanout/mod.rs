@@ -5,6 +5,7 @@
 
 mod cohort;
 mod deliver;
+mod entries;
 mod feeds;
 mod lane;
 mod outbox;
@@ -14,6 +15,7 @@ mod scope;
 mod stream;
 mod subscribe;
 mod subscriber;
+mod transition;
 mod turn;
 mod worker;
 

@@ -1,4 +1,4 @@
-//! Renewals: what another grant makes of a session's entries.
+//! A renewal's grant: what it takes away, gives, and changes of what a session holds.
 
 use std::sync::Arc;
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::Problem;
 use crate::transport::websocket::{Refusal, judge_handshake};
 use crate::transport::{Admitted, Door, Refused};
 
@@ -26,25 +27,19 @@ struct Upgrade {
 
 /// The route of the WebSocket endpoint. `timeout` = from the answer to the hand-over.
 pub fn upgrade_router(door: Arc<Door>, timeout: Duration) -> Router {
-    Router::new().route("/api/v1/ws/prices", any(prices)).with_state(Arc::new(Upgrade { door, timeout }))
+    Router::new().route(super::PATH_WEBSOCKET, any(prices)).with_state(Arc::new(Upgrade { door, timeout }))
 }
 
-async fn prices(State(upgrade): State<Arc<Upgrade>>, mut request: Request) -> Response {
-    let id = super::request_id(&request);
-    let offer = match judge_handshake(&request) {
-        Ok(offer) => offer,
-        Err(refusal) => return refused_handshake(&refusal, &id),
-    };
-    let admitted = match upgrade.door.judge(&offer) {
-        Ok(admitted) => admitted,
-        Err(refused) => return refused_entry(&refused, &id),
-    };
+async fn prices(State(upgrade): State<Arc<Upgrade>>, mut request: Request) -> Result<Response, Problem> {
+    let offer = judge_handshake(&request).map_err(|refusal| not_offered(&refusal))?;
+    let admitted = upgrade.door.judge(&offer).map_err(|refused| not_admitted(&refused))?;
+    let name = session_name()?;
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(hand_over(upgrade, upgraded, admitted, id));
+    tokio::spawn(hand_over(upgrade, upgraded, admitted, name));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     offer.write_headers(response.headers_mut());
-    response
+    Ok(response)
 }
 
 async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, name: String) {
@@ -59,25 +54,35 @@ async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitte
     }
 }
 
-fn refused_handshake(refusal: &Refusal, id: &str) -> Response {
+/// A name that no other session has, and that cannot be guessed.
+fn session_name() -> Result<String, Problem> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no random bytes"))?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
+fn not_offered(refusal: &Refusal) -> Problem {
     let code = match refusal {
         Refusal::BadRequest(_) => "bad_request",
         Refusal::UpgradeRequired(_) => "upgrade_required",
     };
-    let mut response = super::refusal(refusal.status(), code, &refusal.to_string(), id, None);
-    refusal.write_headers(response.headers_mut());
-    response
+    let mut headers = HeaderMap::new();
+    refusal.write_headers(&mut headers);
+    let problem = Problem::new(refusal.status(), code, refusal.to_string());
+    headers.into_iter().fold(problem, |problem, (name, value)| match name {
+        Some(name) => problem.header(name, value),
+        None => problem,
+    })
 }
 
-fn refused_entry(refused: &Refused, id: &str) -> Response {
+fn not_admitted(refused: &Refused) -> Problem {
     match refused {
-        Refused::BadRequest(reason) => super::refusal(StatusCode::BAD_REQUEST, "bad_request", reason, id, None),
-        Refused::Unauthenticated(error) => {
-            super::refusal(StatusCode::UNAUTHORIZED, "unauthenticated", &error.to_string(), id, None)
-        }
+        Refused::BadRequest(reason) => Problem::bad_request(reason.as_str()),
+        Refused::Unauthenticated(error) => Problem::unauthorized("invalid_token", error.to_string()),
         Refused::Full => {
             let text = "the hub has as many sessions as it can; come back later";
-            super::refusal(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text, id, Some(RETRY_AFTER_SECONDS))
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text).retry_after(RETRY_AFTER_SECONDS)
         }
     }
 }

@@ -34,12 +34,20 @@ pub(super) struct FeedCounters {
     pub(super) book_fault: Box<dyn Fn(BookFault)>,
 }
 
+/// When a book changed.
+#[derive(Clone, Copy)]
+struct Change {
+    ts_event: Option<UnixNanos>,
+    received: Received,
+}
+
 /// The state of one book stream of an instrument.
 enum DepthState {
     /// Nobody wants it, or nobody has been served yet.
     Idle,
-    /// Numbered; the window that its subscribers have.
-    Live(Window),
+    /// Numbered; the window that its subscribers have, and the change that made it: a book may
+    /// change below it.
+    Live { window: Window, changed: Change },
     /// A gap was published; the next snapshot goes out under its number.
     Lost,
 }
@@ -54,8 +62,7 @@ pub(super) struct Core {
     ticker: Ticker,
     quote: Quote,
     book: Option<Book>,
-    book_ts: Option<UnixNanos>,
-    book_received: Received,
+    changed: Change,
     depths: [DepthState; 4],
     /// One bit for each depth whose gap was published, for the next writer of the instrument: its
     /// first book goes out under the gap's number.
@@ -209,8 +216,7 @@ impl Core {
             ticker: Ticker::default(),
             quote: Quote::default(),
             book: None,
-            book_ts: None,
-            book_received: Received { wall: None, mono: 0 },
+            changed: Change { ts_event: None, received: Received { wall: None, mono: 0 } },
             depths: Depth::ALL.map(|depth| match lost >> depth as u8 & 1 {
                 1 => DepthState::Lost,
                 _ => DepthState::Idle,
@@ -332,8 +338,7 @@ impl Core {
 
     /// The book has a new state: every window in use moves on.
     fn book_changed(&mut self, received: Received, ts_event: Option<UnixNanos>) {
-        self.book_ts = ts_event;
-        self.book_received = received;
+        self.changed = Change { ts_event, received };
         let queued = self.publisher.stage(Stage::Stored, received, ts_event);
         self.writer.publish();
         for depth in Depth::ALL {
@@ -362,7 +367,7 @@ impl Core {
             return;
         }
         match state {
-            DepthState::Live(window) => {
+            DepthState::Live { window, changed } => {
                 let (bids, asks) = &mut self.changes;
                 bids.clear();
                 asks.clear();
@@ -370,19 +375,27 @@ impl Core {
                 if bids.is_empty() && asks.is_empty() {
                     return;
                 }
+                *changed = self.changed;
                 let seq = self.writer.sequence(kind) + 1;
-                let change = BookChange { received: self.book_received.wall, ts_event: self.book_ts, bids, asks };
+                let Change { ts_event, received } = self.changed;
+                let change = BookChange { received: received.wall, ts_event, bids, asks };
                 self.writer.book(kind, seq, &change);
                 self.writer.publish();
                 let interest = self.writer.interest(kind);
-                self.send_book(depth, interest, queued, seq, Standing::Numbered, false);
+                self.send_book(depth, interest, queued, (seq, Standing::Numbered, false), self.changed);
             }
             DepthState::Idle => self.begin_depth(depth, interest, queued),
             DepthState::Lost => {
                 let window = Window::of(book, depth);
                 self.changes = (window.bids().to_vec(), window.asks().to_vec());
-                *state = DepthState::Live(window);
-                self.send_book(depth, interest, queued, self.writer.sequence(kind), Standing::Resync, true);
+                *state = DepthState::Live { window, changed: self.changed };
+                self.send_book(
+                    depth,
+                    interest,
+                    queued,
+                    (self.writer.sequence(kind), Standing::Resync, true),
+                    self.changed,
+                );
             }
         }
     }
@@ -393,25 +406,32 @@ impl Core {
         let Some(book) = &self.book else { return };
         let window = Window::of(book, depth);
         self.changes = (window.bids().to_vec(), window.asks().to_vec());
-        self.depths[depth as usize] = DepthState::Live(window);
+        self.depths[depth as usize] = DepthState::Live { window, changed: self.changed };
         let seq = self.writer.sequence(kind) + 1;
         self.writer.begin_book(kind, seq);
-        self.send_book(depth, interest, queued, seq, Standing::Numbered, true);
+        self.send_book(depth, interest, queued, (seq, Standing::Numbered, true), self.changed);
     }
 
-    /// Sends `self.changes` as an event of the book stream.
-    fn send_book(&self, depth: Depth, interest: u64, queued: u64, seq: u64, standing: Standing, full: bool) {
+    /// Sends `self.changes` as an event of the book stream; `full` = they are all there is.
+    fn send_book(
+        &self,
+        depth: Depth,
+        interest: u64,
+        queued: u64,
+        (seq, standing, full): (u64, Standing, bool),
+        Change { ts_event, received }: Change,
+    ) {
         let (bids, asks) = &self.changes;
-        let frame = self.encode(seq, self.book_ts, self.book_received, full, &Payload::Book { depth, bids, asks });
+        let frame = self.encode(seq, ts_event, received, full, &Payload::Book { depth, bids, asks });
         let update = Arc::new(BookUpdate {
             full,
-            ts_event: self.book_ts,
-            received: self.book_received.wall,
+            ts_event,
+            received: received.wall,
             levels: bids.iter().chain(asks).copied().collect(),
             bids: bids.len(),
         });
         let stream = self.stream(StreamKind::Book(depth));
-        let received = self.book_received.mono;
+        let received = received.mono;
         self.publisher.send(interest, queued, |queued| {
             Event::Update(Update {
                 stream,
@@ -436,7 +456,7 @@ impl Core {
             let state = &mut self.depths[depth as usize];
             if interest == 0 {
                 *state = DepthState::Idle;
-            } else if matches!(state, DepthState::Live(_)) {
+            } else if matches!(state, DepthState::Live { .. }) {
                 *state = DepthState::Lost;
                 let seq = self.writer.sequence(kind) + 1;
                 self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
@@ -459,10 +479,11 @@ impl Core {
         let interest = self.writer.interest(kind);
         match &self.depths[depth as usize] {
             DepthState::Idle if interest != 0 => self.begin_depth(depth, interest, 0),
-            DepthState::Live(window) => {
+            DepthState::Live { window, changed } => {
+                let changed = *changed;
                 self.changes = (window.bids().to_vec(), window.asks().to_vec());
                 let seq = self.writer.sequence(kind);
-                self.send_book(depth, 1 << worker, 0, seq, Standing::State, true);
+                self.send_book(depth, 1 << worker, 0, (seq, Standing::State, true), changed);
             }
             DepthState::Idle | DepthState::Lost => {}
         }

@@ -219,6 +219,17 @@ impl Feed {
         }
     }
 
+    /// Says which of the venue's symbols are left out: they cannot be written as an id, or
+    /// another has theirs. Health lists them.
+    pub fn set_left_out(&self, symbols: &[String]) {
+        let listed = symbols.iter().map(|symbol| sanitized(symbol.as_bytes())).collect();
+        if let Some(feed) = self.stored() {
+            feed.set_left_out(listed);
+        }
+        let labels = [("venue", self.venue())];
+        self.registry().gauge(metrics::FEED_SYMBOLS_SKIPPED, &labels).set(symbols.len() as f64);
+    }
+
     /// Claims an instrument whose quotes come from the venue's own stream.
     ///
     /// # Errors

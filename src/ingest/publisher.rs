@@ -92,13 +92,15 @@ impl Publisher {
     }
 
     /// Puts one event for each interested worker into its lane. `stored` is when the event was
-    /// stored (0 = not measured); `event` is given the time of its queueing.
+    /// stored (0 = not measured); `event` is given the time of its queueing, or 0.
     #[inline]
     pub(super) fn send(&self, interest: u64, stored: u64, event: impl Fn(u64) -> Event) {
         let queued = (self.clock)();
         if stored != 0 {
             self.store_lane.record(queued.saturating_sub(stored));
         }
+        // What answers a request is as old as it is: its age is no latency of ours.
+        let queued = if stored == 0 { 0 } else { queued };
         let lanes = &mut *self.lanes.borrow_mut();
         let mut left = interest;
         while left != 0 {

@@ -50,6 +50,7 @@ metric_names! {
     FEED_BACKOFF = "tickhub_feed_backoff_seconds", Gauge, "The pause before the next connection attempt, by venue; 0 while connected";
     FEED_STREAMS_SILENT = "tickhub_feed_streams_silent", Gauge, "Subscribed upstream streams that never sent anything, by venue";
     FEED_SYMBOLS_SKIPPED = "tickhub_feed_symbols_skipped", Gauge, "Venue symbols that cannot be written as an instrument id";
+    FEED_REST_REQUESTS = "tickhub_feed_rest_requests_total", Counter, "REST requests to a venue, by outcome";
     SIM_LATENESS = "tickhub_sim_lateness_seconds", Histogram, "How late the simulated market made its events, after their planned time";
     LATENCY = "tickhub_stage_latency_seconds", Histogram, "Time spent from stage to stage, from venue to socket";
     CLOCK_AHEAD = "tickhub_venue_clock_ahead_total", Counter, "Events whose venue time lies after their receive time (counted as 0 latency)";
@@ -87,11 +88,14 @@ metric_names! {
     SESSIONS_MAX = "tickhub_sessions_max", Gauge, "Bound of the sum of tickhub_sessions";
 }
 
+/// By name and rendered labels: one histogram for each thread.
+type Histograms = BTreeMap<(&'static str, String), Vec<Arc<Histogram>>>;
+
 /// The registry of one hub.
 pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    histograms: Mutex<BTreeMap<(&'static str, String), Vec<Arc<Histogram>>>>,
+    histograms: Mutex<Histograms>,
     scrapes: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
 }
 
@@ -123,13 +127,11 @@ impl Registry {
     }
 
     /// A counter; the same name and labels give the same counter. Make it once and keep it.
-    #[must_use]
     pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.register_counter(&key(name, labels), &METADATA)
     }
 
     /// A gauge; the same name and labels give the same gauge.
-    #[must_use]
     pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(name, labels), &METADATA)
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Provider, ProviderError, binance, sim};
+use super::{Provider, ProviderError, binance, replay, sim};
 
 /// Which venue, and its settings. A new venue is one more line here and in the two functions
 /// below it.
@@ -13,6 +13,8 @@ pub enum ProviderConfig {
     Sim(sim::Config),
     /// Binance spot, or Binance.US.
     Binance(binance::Config),
+    /// A recording, played.
+    Replay(replay::Config),
 }
 
 impl ProviderConfig {
@@ -22,6 +24,7 @@ impl ProviderConfig {
         match self {
             Self::Sim(config) => &config.venue,
             Self::Binance(config) => &config.venue,
+            Self::Replay(config) => config.publishes(),
         }
     }
 
@@ -33,6 +36,7 @@ impl ProviderConfig {
         match self {
             Self::Sim(config) => config.check(),
             Self::Binance(config) => config.check(),
+            Self::Replay(config) => config.check(),
         }
     }
 }
@@ -46,5 +50,6 @@ pub fn build(config: &ProviderConfig) -> Result<Box<dyn Provider>, ProviderError
     Ok(match config {
         ProviderConfig::Sim(config) => Box::new(sim::Sim::new(config)),
         ProviderConfig::Binance(config) => Box::new(binance::Binance::new(config.clone())),
+        ProviderConfig::Replay(config) => Box::new(replay::Replay::new(config)?),
     })
 }

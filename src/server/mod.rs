@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{Authenticator, DevelopmentKey, check_listen};
 use crate::config::{Config, LogFormat};
-use crate::http::{self, Api, Readiness};
+use crate::http::{self, Api, Readiness, ReadinessState};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
@@ -27,7 +27,7 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 
 pub use ready::Ready;
 
-use threads::{Common, Joints, session_config, start_feeds, start_workers};
+use threads::{Common, Joints, start_feeds, start_workers};
 
 /// What the listeners' sockets may have waiting in the kernel.
 const BACKLOG: u32 = 4096;
@@ -91,7 +91,7 @@ impl Hub {
         let (worker_stopper, worker_stop) = stop_signal();
         let (feed_stopper, feed_stop) = stop_signal();
         let admissions = Admissions::default();
-        let connections_max = session_config(config).connections_max;
+        let connections_max = config.session().connections_max;
         let verifier: Arc<dyn Verifier> = Arc::new(ControlVerifier {
             runtime: control.handle().clone(),
             authenticator: Arc::clone(&authenticator),
@@ -106,14 +106,8 @@ impl Hub {
         registry.gauge(metrics::SESSIONS_MAX, &[]).set(config.limits.sessions as f64);
         registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
         registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
-        let door = Door::new(
-            doors,
-            config.limits.sessions,
-            connections_max,
-            Arc::clone(&authenticator),
-            admissions,
-            meters,
-        );
+        let door =
+            Door::new(doors, config.limits.sessions, connections_max, Arc::clone(&authenticator), admissions, meters);
         let readiness = Arc::new(Readiness::default());
         let api = Arc::new(Api::new(
             Arc::clone(&common.store),
@@ -122,20 +116,23 @@ impl Hub {
             Arc::clone(&readiness),
         ));
         let (listen, ops) = control.block_on(async {
-            anyhow::Ok((bind(config.server.listen, "server.listen")?, bind(config.server.ops_listen, "server.ops_listen")?))
+            anyhow::Ok((
+                bind(config.server.listen, "server.listen")?,
+                bind(config.server.ops_listen, "server.ops_listen")?,
+            ))
         })?;
         let (at, ops_at) = (listen.local_addr()?, ops.local_addr()?);
         let limits = http::ServeLimits {
-            connections_max: config.limits.unauthenticated,
-            header_timeout: config.timeouts.header.duration(),
+            connections_max: u32::try_from(config.limits.unauthenticated).unwrap_or(u32::MAX),
+            header_timeout: config.timeouts.header,
             ..http::ServeLimits::default()
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
         let public = http::public_router(Arc::clone(&api), upgrade);
-        control.spawn(http::serve(listen, public, limits.clone(), Arc::clone(&registry), http_stop));
+        control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
         // The operations listener outlives the drain, so that it can be watched.
-        control.spawn(http::serve(ops, http::ops_router(api), limits, Arc::clone(&registry), feed_stop));
-        readiness.set_ready();
+        control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
+        readiness.advance(ReadinessState::Ready);
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
         let ready = Ready {
@@ -175,7 +172,7 @@ impl Hub {
     /// Stops accepting, gives everyone the last values and tells them to come back later, spread
     /// over the drain time; then ends the workers and, last, the feeds.
     pub fn drain(mut self) {
-        self.readiness.set_draining();
+        self.readiness.advance(ReadinessState::Draining);
         self.http_stopper.stop();
         self.drain_stopper.stop();
         wait_for(&mut self.workers, self.drain + END_GRACE);

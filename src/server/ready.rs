@@ -25,7 +25,7 @@ pub struct Ready {
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn write(path: &Path, ready: &Ready) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, ready: &Ready) -> anyhow::Result<()> {
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
     // A draft of an earlier process of the same number may have been left behind.
     let _ = fs::remove_file(&draft);

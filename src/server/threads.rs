@@ -14,7 +14,7 @@ use crate::ingest::Ingest;
 use crate::limits::{FEED_REQUESTS_MAX, LANE_EVENTS_MAX};
 use crate::metrics::{self, Registry};
 use crate::provider::{self, ProviderConfig, supervisor};
-use crate::session::{Meters, SessionConfig};
+use crate::session::Meters;
 use crate::shutdown::Stop;
 use crate::store::Store;
 use crate::time;
@@ -71,13 +71,15 @@ pub(super) fn start_feeds(
     let mut handles = Vec::new();
     for (thread, lanes) in joints.writers.drain(..).enumerate() {
         let providers: Vec<ProviderConfig> = config.provider.iter().skip(thread).step_by(threads).cloned().collect();
+        let supervision = config.supervisor.clone();
         let (common, stop, mailbox) = (common.clone(), stop.clone(), joints.mailboxes[thread].clone());
         let runtime = Builder::new_current_thread().enable_all().build().context("starting a feed thread")?;
         let handle = std::thread::Builder::new().name(format!("feed-{thread}")).spawn(move || {
             let ingest = Ingest::new(common.store, Arc::clone(&common.registry), thread, lanes, mailbox);
             let local = LocalSet::new();
             for provider in providers {
-                local.spawn_local(supervise(ingest.clone(), provider, Arc::clone(&common.epoch), stop.clone()));
+                let epoch = Arc::clone(&common.epoch);
+                local.spawn_local(supervise(ingest.clone(), provider, supervision.clone(), epoch, stop.clone()));
             }
             local.block_on(&runtime, ingest.serve(stop));
         })?;
@@ -86,14 +88,20 @@ pub(super) fn start_feeds(
     Ok(handles)
 }
 
-async fn supervise(ingest: Ingest, config: ProviderConfig, epoch: Arc<str>, stop: Stop) {
+async fn supervise(
+    ingest: Ingest,
+    config: ProviderConfig,
+    supervision: supervisor::Config,
+    epoch: Arc<str>,
+    stop: Stop,
+) {
     let now = time::wall();
     let Some(feed) = ingest.feed(config.venue(), &epoch, now) else {
         tracing::error!(venue = config.venue(), "more feeds than the hub can hold");
         return;
     };
     let make = || provider::build(&config);
-    let ending = supervisor::supervise(make, feed, &supervisor::Config::default(), now.0.unsigned_abs(), stop).await;
+    let ending = supervisor::supervise(make, feed, &supervision, now.0.unsigned_abs(), stop).await;
     tracing::info!(venue = config.venue(), ?ending, "provider ended");
 }
 
@@ -107,7 +115,7 @@ pub(super) fn start_workers(
     (drain, stop): (&Stop, &Stop),
 ) -> anyhow::Result<(Vec<WorkerDoor>, Vec<JoinHandle<()>>)> {
     let (mut doors, mut handles) = (Vec::new(), Vec::new());
-    let session = Arc::new(session_config(config));
+    let session = Arc::new(config.session());
     for (worker, (lanes, wake)) in joints.readers.drain(..).zip(joints.wakes.drain(..)).enumerate() {
         let (handovers, receiver) = mpsc::channel(HANDOVERS_MAX);
         doors.push(WorkerDoor { handovers, sessions: Arc::default() });
@@ -143,23 +151,4 @@ pub(super) fn start_workers(
         handles.push(handle);
     }
     Ok((doors, handles))
-}
-
-/// The bounds of sessions, from their sections of the configuration.
-pub(super) fn session_config(config: &Config) -> SessionConfig {
-    let (limits, timeouts) = (&config.limits, &config.timeouts);
-    SessionConfig {
-        message_bytes_max: limits.message_bytes,
-        commands_per_second: limits.commands_per_second,
-        subscriptions_max: limits.subscriptions,
-        connections_max: u32::MAX,
-        authentication_timeout: timeouts.authentication.duration(),
-        ping_interval: timeouts.ping.duration(),
-        idle_timeout: timeouts.idle.duration(),
-        write_stall_timeout: timeouts.write_stall.duration(),
-        close_timeout: timeouts.close.duration(),
-        outbox_events_max: limits.outbox_events,
-        outbox_bytes_max: limits.outbox_bytes,
-        ..SessionConfig::default()
-    }
 }

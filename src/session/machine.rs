@@ -153,7 +153,7 @@ impl Session {
             let message = "more commands than this session may send; slow down";
             fanout.answer(self.id, answer::error(None, ErrorCode::RateLimited, message));
             if self.limited.add(now.mono) >= RATE_LIMITED_MAX {
-                self.end(fanout, CloseCode::RateLimited, "too many commands", now);
+                self.end_flushed(fanout, CloseCode::RateLimited, "too many commands", now);
             }
             return None;
         }

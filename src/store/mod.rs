@@ -89,9 +89,21 @@ pub struct Feed {
     pub epoch: Arc<str>,
     first: FeedStatus,
     status: RwLock<FeedStatus>,
+    left_out: RwLock<Vec<String>>,
 }
 
 impl Feed {
+    /// The venue's symbols that cannot be written as an id, or whose id another has.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<String> {
+        self.left_out.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Sets what is left out. Only the feed's own ingest calls it.
+    pub(crate) fn set_left_out(&self, symbols: Vec<String>) {
+        *self.left_out.write().unwrap_or_else(std::sync::PoisonError::into_inner) = symbols;
+    }
+
     /// Its state when it was registered.
     #[must_use]
     pub const fn first(&self) -> &FeedStatus {
@@ -212,7 +224,13 @@ impl Store {
             let feed = cell.get_or_init(|| {
                 let cause = "not yet connected".into();
                 let first = FeedStatus { state: FeedState::Down, cause, since: now, changes: 0 };
-                Feed { venue: venue.into(), epoch: epoch.into(), status: RwLock::new(first.clone()), first }
+                Feed {
+                    venue: venue.into(),
+                    epoch: epoch.into(),
+                    left_out: RwLock::default(),
+                    status: RwLock::new(first.clone()),
+                    first,
+                }
             });
             if &*feed.venue == venue {
                 return Some(index as u8);

@@ -14,6 +14,7 @@
 //!   then the `to` of the last one.
 //! - A snapshot asked for in the middle of a stream in mode `every` stands behind every event up to
 //!   its number. While a book's window is still on its way, a gap of cause `hub` may stand for them.
+//! - Where an `unsubscribe` or a renewal changes mode or depth, a snapshot always follows.
 //! - A resume across a pause of a book may begin with the snapshot alone, where no number but the
 //!   snapshot's own was missed.
 //! - Without a snapshot, the first event of mode `latest` may carry the number of the answer.
@@ -42,8 +43,8 @@
 //! Not caught, for it changes nothing that can be seen: a book's ring that is not cleared after a
 //! pause (its first number is missing there anyway).
 
-// Feeds and channels are small numbers that index several tables; conditions read as the page does.
-#![allow(clippy::needless_range_loop, clippy::type_complexity, clippy::nonminimal_bool)]
+// The model says each rule as the protocol page does, which is not always the shortest way.
+#![allow(clippy::needless_range_loop, clippy::nonminimal_bool, clippy::type_complexity)]
 
 mod action;
 mod answers;

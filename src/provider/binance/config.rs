@@ -1,10 +1,9 @@
 //! Settings of the Binance connection.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::provider::net::Address;
+use crate::settings::Span;
 
 /// Most symbols of one connection: more than the venue lists.
 const SYMBOLS_MAX: usize = 5_000;
@@ -45,22 +44,22 @@ pub struct Config {
     pub streams_per_connection: u32,
     /// Commands sent a second on one socket, 1 to 5 (where the venue cuts the connection).
     pub commands_per_second: u32,
-    /// How long a connection or a REST request may take, in ms.
-    pub connect_timeout_ms: u64,
-    /// How long the venue may take to confirm a subscription, in ms.
-    pub subscribe_timeout_ms: u64,
+    /// How long a connection or a REST request may take.
+    pub connect_timeout: Span,
+    /// How long the venue may take to confirm a subscription.
+    pub subscribe_timeout: Span,
     /// Largest message taken from a socket, in bytes: the largest seen had 60 kB.
     pub message_bytes_max: usize,
     /// Largest REST answer taken, in bytes: 5000 levels a side are below 1 MB, definitions of 100
     /// symbols below 1 MB.
     pub rest_bytes_max: usize,
-    /// When connections are replaced, in ms: before the venue cuts them after 24 hours.
-    pub replace_after_ms: u64,
-    /// Up to how much earlier, in ms, drawn at random, so that hubs do not replace in step.
-    pub replace_jitter_ms: u64,
-    /// Silence of a stream since its connection began after which it is reported, in ms: the
+    /// When connections are replaced: before the venue cuts them after 24 hours.
+    pub replace_after: Span,
+    /// Up to how much earlier, drawn at random, so that hubs do not replace in step.
+    pub replace_jitter: Span,
+    /// Silence of a stream since its connection began after which it is reported: the
     /// venue accepts misspelt streams and never sends anything on them.
-    pub silent_after_ms: u64,
+    pub silent_after: Span,
 }
 
 impl Default for Config {
@@ -77,13 +76,13 @@ impl Default for Config {
             snapshots_per_minute: 90,
             streams_per_connection: STREAMS_MAX,
             commands_per_second: 4,
-            connect_timeout_ms: 10_000,
-            subscribe_timeout_ms: 10_000,
+            connect_timeout: Span::seconds(10),
+            subscribe_timeout: Span::seconds(10),
             message_bytes_max: 4 * 1024 * 1024,
             rest_bytes_max: 16 * 1024 * 1024,
-            replace_after_ms: 23 * 3_600_000,
-            replace_jitter_ms: 3_600_000,
-            silent_after_ms: 120_000,
+            replace_after: Span::seconds(23 * 3_600),
+            replace_jitter: Span::seconds(3_600),
+            silent_after: Span::seconds(120),
         }
     }
 }
@@ -126,13 +125,23 @@ impl Config {
         within("snapshots_per_minute", self.snapshots_per_minute.into(), 1, 6_000)?;
         within("streams_per_connection", self.streams_per_connection.into(), 1, STREAMS_MAX.into())?;
         within("commands_per_second", self.commands_per_second.into(), 1, 5)?;
-        within("connect_timeout_ms", self.connect_timeout_ms, 1, 600_000)?;
-        within("subscribe_timeout_ms", self.subscribe_timeout_ms, 1, 600_000)?;
         within("message_bytes_max", self.message_bytes_max as u64, 65_536, 1 << 30)?;
         within("rest_bytes_max", self.rest_bytes_max as u64, 65_536, 1 << 30)?;
-        within("silent_after_ms", self.silent_after_ms, 1, 86_400_000)?;
-        within("replace_after_ms", self.replace_after_ms, 1, 86_400_000)?;
-        within("replace_jitter_ms", self.replace_jitter_ms, 0, self.replace_after_ms)
+        let spans = [
+            ("connect_timeout", self.connect_timeout, Span::seconds(600)),
+            ("subscribe_timeout", self.subscribe_timeout, Span::seconds(600)),
+            ("silent_after", self.silent_after, Span::seconds(86_400)),
+            ("replace_after", self.replace_after, Span::seconds(86_400)),
+        ];
+        for (key, span, most) in spans {
+            if !(Span::millis(1)..=most).contains(&span) {
+                return Err(format!("{key}: must be 1ms to {most}, is {span}"));
+            }
+        }
+        if self.replace_jitter > self.replace_after {
+            return Err("replace_jitter: must be at most replace_after".to_owned());
+        }
+        Ok(())
     }
 
     fn check_symbols(&self) -> Result<(), String> {
@@ -150,18 +159,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    pub(super) const fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(self.connect_timeout_ms)
-    }
-
-    pub(super) const fn subscribe_timeout(&self) -> Duration {
-        Duration::from_millis(self.subscribe_timeout_ms)
-    }
-
-    pub(super) const fn silent_after(&self) -> Duration {
-        Duration::from_millis(self.silent_after_ms)
     }
 }
 
@@ -186,7 +183,7 @@ mod tests {
         assert!(check(|c| c.ws_url = "https://a".to_owned()).starts_with("ws_url: must be ws://"));
         assert!(check(|c| c.rest_url = "a".to_owned()).starts_with("rest_url: must be http://"));
         assert!(check(|c| c.streams_per_connection = 1_025).starts_with("streams_per_connection:"));
-        assert!(check(|c| c.replace_jitter_ms = c.replace_after_ms + 1).starts_with("replace_jitter_ms:"));
+        assert!(check(|c| c.replace_jitter = Span::seconds(86_401)).starts_with("replace_jitter:"));
     }
 
     #[test]

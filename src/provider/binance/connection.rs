@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
                     message = stream.next() => message,
                     _ = pace.tick(), if !commands.is_empty() => {
                         let command = commands.pop_front().unwrap_or_default();
-                        subscribing.sent(Instant::now() + self.config.subscribe_timeout());
+                        subscribing.sent(Instant::now() + self.config.subscribe_timeout.duration());
                         send(&mut stream, command).await?;
                         continue;
                     }
@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
     /// Says when the feed is complete, and what stays silent.
     async fn look(&self) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
-        let mut report_at = Instant::now() + self.config.silent_after();
+        let mut report_at = Instant::now() + self.config.silent_after.duration();
         let silent_streams = self.feed.registry().gauge(metrics::FEED_STREAMS_SILENT, &[("venue", self.feed.venue())]);
         silent_streams.set(0.0);
         let mut reported: Vec<String> = Vec::new();
@@ -241,7 +241,7 @@ impl<'a> Session<'a> {
             if now < report_at {
                 continue;
             }
-            report_at = now + self.config.silent_after();
+            report_at = now + self.config.silent_after.duration();
             let silent = with_trades(self.config.trades, self.with_decoder(|decoder| decoder.silent()));
             silent_streams.set(silent.len() as f64);
             if silent.iter().any(|stream| !reported.contains(stream)) {

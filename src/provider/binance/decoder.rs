@@ -67,6 +67,13 @@ impl BinanceDecoder {
         heard
     }
 
+    fn learn(&mut self, feed: &Feed, body: &[u8]) -> Heard {
+        match self.define(Authority::Venue, body) {
+            Ok(_) => Heard::Data,
+            Err(fault) => refuse(feed, fault, body),
+        }
+    }
+
     fn define(&mut self, authority: Authority, body: &[u8]) -> Result<usize, Fault> {
         let symbology = &mut self.market.symbology;
         parse::exchange_info(body, &mut self.room, |symbol, base, quote| {
@@ -78,10 +85,11 @@ impl BinanceDecoder {
 impl Decoder for BinanceDecoder {
     fn on_frame(&mut self, feed: &Feed, received: Received, frame: &[u8]) -> Heard {
         match parse::message(frame, &mut self.room, &mut self.levels) {
-            Ok(Message::Batch) => {}
-            message => return self.market.on_message(feed, received, frame, message, &self.levels),
+            Ok(Message::Batch) => self.on_batch(feed, received, frame),
+            // Some recorders do not mark what came by REST.
+            Ok(Message::ExchangeInfo) => self.learn(feed, frame),
+            message => self.market.on_message(feed, received, frame, message, &self.levels),
         }
-        self.on_batch(feed, received, frame)
     }
 
     fn on_rest(&mut self, feed: &Feed, received: Received, url: Option<&str>, body: &[u8]) -> Heard {
@@ -98,10 +106,7 @@ impl Decoder for BinanceDecoder {
         };
         match last {
             Ok(Some(last)) => self.market.on_snapshot(feed, received, url, last, &self.levels, body),
-            Ok(None) => match self.define(Authority::Venue, body) {
-                Ok(_) => Heard::Data,
-                Err(fault) => refuse(feed, fault, body),
-            },
+            Ok(None) => self.learn(feed, body),
             Err(fault) => {
                 self.market.failed(url);
                 refuse(feed, fault, body)

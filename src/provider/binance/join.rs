@@ -355,7 +355,7 @@ mod tests {
         ) {
             let mut join = Join::new();
             let mut at: Option<u64> = None;
-            let mut check = |at: &mut Option<u64>, step: Step, first: u64, last: u64| -> Result<(), TestCaseError> {
+            let check = |at: &mut Option<u64>, step: Step, first: u64, last: u64| -> Result<(), TestCaseError> {
                 match step {
                     Step::Apply => {
                         let known = at.expect("there is a book");

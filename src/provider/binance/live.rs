@@ -10,7 +10,6 @@ use super::config::{Config, Site};
 use super::connection::{self, Session, Socket};
 use super::rest::Rest;
 use crate::ingest::Feed;
-use crate::metrics;
 use crate::model::FeedState;
 use crate::provider::net::Dialer;
 use crate::provider::random::Random;
@@ -29,7 +28,7 @@ pub struct Binance {
     decoder: BinanceDecoder,
     /// What is subscribed to; empty until the symbols have been looked up.
     streams: Vec<String>,
-    /// Made on the first run, and kept: its pace counts across reconnects.
+    /// Made on the first run, and kept: its pace, and what the venue forbids, outlive a reconnect.
     rest: Option<Rest>,
     pulse: Pulse,
     random: Random,
@@ -56,42 +55,30 @@ impl Binance {
         Self { config, decoder, streams: Vec::new(), rest: None, pulse: Pulse::default(), random }
     }
 
-    async fn sessions(&mut self, feed: &Feed, stop: Stop) -> Result<(), ProviderError> {
-        let dialer = Dialer::new(self.config.connect_timeout())?;
-        let mut rest = match self.rest.take() {
+    async fn sessions(&mut self, feed: &Feed, mut stop: Stop) -> Result<(), ProviderError> {
+        let Self { config, decoder, streams, rest, pulse, random } = self;
+        let dialer = Dialer::new(config.connect_timeout.duration())?;
+        let rest = match rest {
             Some(rest) => rest,
-            None => Rest::new(&self.config, dialer.clone(), feed, self.random.next())?,
+            none => none.insert(Rest::new(config, dialer.clone(), feed, random.next())?),
         };
-        let ended = self.sessions_with(feed, &dialer, &mut rest, stop).await;
-        self.rest = Some(rest);
-        ended
-    }
-
-    async fn sessions_with(
-        &mut self,
-        feed: &Feed,
-        dialer: &Dialer,
-        rest: &mut Rest,
-        mut stop: Stop,
-    ) -> Result<(), ProviderError> {
         let opening = async {
-            if self.streams.is_empty() {
-                self.watch(feed, rest).await?;
+            if streams.is_empty() {
+                *streams = watch(feed, config, decoder, rest).await?;
             }
-            connection::open(&self.config, dialer, &self.streams).await
+            connection::open(config, &dialer, streams).await
         };
         let mut sockets = tokio::select! {
             opened = opening => opened?,
             () = stop.stopped() => return Ok(()),
         };
         loop {
-            self.pulse.settle(feed, FeedState::Recovering, "connected");
-            let replace_after = self.replace_after();
-            let session = Session::new(feed, &self.config, &self.pulse, &mut self.decoder);
-            let replacing = replacement(&self.config, dialer, &self.streams, feed, replace_after);
+            pulse.settle(feed, FeedState::Recovering, "connected");
+            let replace_after = replace_after(config, random);
+            let session = Session::new(feed, config, pulse, decoder);
             let handover = tokio::select! {
                 ended = session.run(sockets, rest) => match ended? {},
-                next = replacing => Handover::To(next),
+                next = replacement(config, &dialer, streams, feed, replace_after) => Handover::To(next),
                 () = stop.stopped() => Handover::Stop,
             };
             // The new sockets stand; what the old ones had begun ends here.
@@ -102,34 +89,39 @@ impl Binance {
             }
         }
     }
+}
 
-    /// Looks the symbols up and claims them.
-    async fn watch(&mut self, feed: &Feed, rest: &Rest) -> Result<(), ProviderError> {
-        let unknown = rest.define(feed, &mut self.decoder, &self.config.symbols).await?;
-        let mut left_out = 0_u32;
-        let mut leave_out = |symbol: &str, cause: &str| {
-            left_out += 1;
-            tracing::warn!(venue = feed.venue(), symbol, cause, "symbol is left out");
-        };
-        for symbol in &self.config.symbols {
-            if unknown.contains(symbol) {
-                leave_out(symbol, "the venue does not know it");
-            } else if let Err(error) = self.decoder.watch(feed, symbol) {
-                leave_out(symbol, &error.cause);
-            }
+/// Looks the symbols up and claims them; the streams to subscribe to.
+async fn watch(
+    feed: &Feed,
+    config: &Config,
+    decoder: &mut BinanceDecoder,
+    rest: &mut Rest,
+) -> Result<Vec<String>, ProviderError> {
+    let unknown = rest.define(feed, decoder, &config.symbols).await?;
+    let mut left_out = Vec::new();
+    let mut leave_out = |symbol: &str, cause: &str| {
+        left_out.push(symbol.to_owned());
+        tracing::warn!(venue = feed.venue(), symbol, cause, "symbol is left out");
+    };
+    for symbol in &config.symbols {
+        if unknown.contains(symbol) {
+            leave_out(symbol, "the venue does not know it");
+        } else if let Err(error) = decoder.watch(feed, symbol) {
+            leave_out(symbol, &error.cause);
         }
-        feed.registry().gauge(metrics::FEED_SYMBOLS_SKIPPED, &[("venue", feed.venue())]).set(f64::from(left_out));
-        self.streams = connection::streams_of(&self.config, &self.decoder);
-        if self.streams.is_empty() {
-            return Err(ProviderError::Config("symbols: none of them can be subscribed to".to_owned()));
-        }
-        Ok(())
     }
+    feed.set_left_out(&left_out);
+    let streams = connection::streams_of(config, decoder);
+    if streams.is_empty() {
+        return Err(ProviderError::Config("symbols: none of them can be subscribed to".to_owned()));
+    }
+    Ok(streams)
+}
 
-    fn replace_after(&mut self) -> Duration {
-        let jitter = self.random.below(self.config.replace_jitter_ms + 1);
-        Duration::from_millis(self.config.replace_after_ms - jitter)
-    }
+fn replace_after(config: &Config, random: &mut Random) -> Duration {
+    let jitter = random.below(time::duration_ns(config.replace_jitter.duration()) + 1);
+    config.replace_after.duration().saturating_sub(Duration::from_nanos(jitter))
 }
 
 /// New sockets for the streams, once it is time; tried again until they stand.

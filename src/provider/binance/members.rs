@@ -80,6 +80,7 @@ pub(super) struct Members<'a> {
 
 /// What a message holds, its wrapper `{"stream":…,"data":…}` taken off.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // A box would be an allocation for each message.
 pub(super) enum Data<'a> {
     Object(Members<'a>),
     Array,

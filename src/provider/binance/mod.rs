@@ -14,3 +14,6 @@ mod symbol;
 pub use config::{Config, Site, Trades};
 pub use decoder::BinanceDecoder;
 pub use live::Binance;
+
+#[cfg(test)]
+mod tests;

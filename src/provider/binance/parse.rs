@@ -100,7 +100,7 @@ pub(super) fn batch(text: &[u8]) -> Result<Vec<&RawValue>, Fault> {
 }
 
 /// Hands each symbol of an exchangeInfo body to `each`, with its base and quote; says how many
-/// there were. A body with one bad entry is malformed as a whole.
+/// there were. An entry that lacks one of the three is passed over.
 pub(super) fn exchange_info(
     text: &[u8],
     room: &mut JsonRoom,
@@ -114,18 +114,17 @@ pub(super) fn exchange_info(
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Symbol<'a> {
-        #[serde(borrow)]
+        #[serde(borrow, default)]
         symbol: Cow<'a, str>,
-        #[serde(borrow)]
+        #[serde(borrow, default)]
         base_asset: Cow<'a, str>,
-        #[serde(borrow)]
+        #[serde(borrow, default)]
         quote_asset: Cow<'a, str>,
     }
     let info = json::read(text, room, std::marker::PhantomData::<Info<'_>>).map_err(|_| Fault::Malformed)?;
-    for it in &info.symbols {
-        each(&it.symbol, &it.base_asset, &it.quote_asset);
-    }
-    Ok(info.symbols.len())
+    let whole =
+        info.symbols.iter().filter(|it| ![&it.symbol, &it.base_asset, &it.quote_asset].iter().any(|m| m.is_empty()));
+    Ok(whole.map(|it| each(&it.symbol, &it.base_asset, &it.quote_asset)).count())
 }
 
 fn classify<'a>(members: Members<'a>, levels: &Levels) -> Result<Message<'a>, Fault> {

@@ -9,7 +9,7 @@ use super::config::Config;
 use super::connection::Session;
 use super::pace::Pace;
 use crate::ingest::{Feed, sanitized};
-use crate::metrics::Counter;
+use crate::metrics::{self, Counter};
 use crate::provider::net::{Address, Dialer};
 use crate::provider::{Backoff, BackoffLimits, Decoder, Heard, ProviderError, RestRequest};
 use crate::time;
@@ -40,6 +40,8 @@ pub(super) struct Rest {
     dialer: Dialer,
     bytes_max: usize,
     pace: Pace,
+    /// What the venue asked for when it last limited the rate: no request leaves before.
+    not_before: Instant,
     seed: u64,
     outcomes: [Counter; OUTCOMES.len()],
 }
@@ -49,13 +51,22 @@ impl Rest {
         let address = Address::parse(&config.rest_url, false).map_err(ProviderError::Config)?;
         let outcome = |outcome| {
             let labels = [("venue", feed.venue()), ("outcome", outcome)];
-            feed.registry().counter("tickhub_feed_rest_requests_total", &labels)
+            feed.registry().counter(metrics::FEED_REST_REQUESTS, &labels)
         };
-        let pace = Pace::new(Instant::now(), config.snapshots_per_minute, SNAPSHOTS_AT_ONCE);
-        Ok(Self { address, dialer, bytes_max: config.rest_bytes_max, pace, seed, outcomes: OUTCOMES.map(outcome) })
+        let now = Instant::now();
+        Ok(Self {
+            address,
+            dialer,
+            bytes_max: config.rest_bytes_max,
+            pace: Pace::new(now, config.snapshots_per_minute, SNAPSHOTS_AT_ONCE),
+            not_before: now,
+            seed,
+            outcomes: OUTCOMES.map(outcome),
+        })
     }
 
-    async fn get(&self, path: &str) -> Result<bytes::Bytes, ProviderError> {
+    async fn get(&mut self, path: &str) -> Result<bytes::Bytes, ProviderError> {
+        tokio::time::sleep_until(self.not_before).await;
         let answer = self.dialer.get(&self.address, path, self.bytes_max).await.and_then(|answer| answer.success());
         let outcome = match &answer {
             Ok(_) => 0,
@@ -64,6 +75,9 @@ impl Rest {
             Err(_) => 3,
         };
         self.outcomes[outcome].increment(1);
+        if let Err(ProviderError::RateLimited { retry_after, .. }) = &answer {
+            self.not_before = Instant::now() + retry_after.unwrap_or(LIMITED_PAUSE);
+        }
         answer
     }
 
@@ -73,7 +87,7 @@ impl Rest {
     /// # Errors
     /// A rate limit: anything else would only make it longer.
     pub(super) async fn define(
-        &self,
+        &mut self,
         feed: &Feed,
         decoder: &mut dyn Decoder,
         symbols: &[String],
@@ -137,9 +151,7 @@ impl Rest {
                 Err(ProviderError::Refused { status: 400..=499 }) => parked.push((Instant::now() + PARKED, request)),
                 Err(error) => {
                     session.with_decoder(|decoder| decoder.on_rest_failed(&request.path));
-                    let limited = matches!(error, ProviderError::RateLimited { .. });
-                    let at_least = error.retry_after().or(limited.then_some(LIMITED_PAUSE));
-                    let wait = backoff.after_failure(Duration::ZERO, at_least).wait;
+                    let wait = backoff.after_failure(Duration::ZERO, error.retry_after()).wait;
                     self.pause(session, wait, &error.cause()).await;
                 }
             }

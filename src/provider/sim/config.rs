@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::settings::Span;
+
 /// Most instruments of one simulated venue.
 pub(super) const INSTRUMENTS_MAX: u32 = 100_000;
 /// Most planned events a second.
@@ -39,10 +41,14 @@ pub struct Config {
     pub burst_percent: u32,
     /// Longest burst in events, 2 to 10000.
     pub burst_events: u32,
+    /// Whether the last 2 ms before an event are waited for by spinning. Timers have a resolution
+    /// of 1 ms, so that without it events are up to that late, and say so; with it the thread of
+    /// the feed is always busy.
+    pub busy_wait: bool,
     /// Instruments that appear after the start, to be seen by those who subscribed to a pattern.
     pub late_instruments: u32,
-    /// When they appear, in ms of planned time after the start.
-    pub late_after_ms: u64,
+    /// When they appear, in planned time after the start.
+    pub late_after: Span,
     /// Misbehaviour on schedule, for tests of everything behind it.
     pub faults: Vec<Fault>,
 }
@@ -59,8 +65,9 @@ impl Default for Config {
             book_share: 50,
             burst_percent: 20,
             burst_events: 32,
+            busy_wait: false,
             late_instruments: 0,
-            late_after_ms: 1_000,
+            late_after: Span::seconds(1),
             faults: Vec::new(),
         }
     }
@@ -75,13 +82,13 @@ pub struct Fault {
     /// Before which event, counted from 0.
     #[serde(default)]
     pub at_event: u64,
-    /// After how many ms of planned time (at `"max"`: of 1000 events each). The later of the two
-    /// counts.
+    /// After how much planned time (at `"max"`: of a million events a second). The later of the
+    /// two counts.
     #[serde(default)]
-    pub at_ms: u64,
-    /// `stale`: how long, in ms.
+    pub after: Span,
+    /// `stale`: how long.
     #[serde(default)]
-    pub for_ms: u64,
+    pub lasts: Span,
     /// `drop`: how many events; `late`: how many instruments.
     #[serde(default)]
     pub count: u32,
@@ -193,8 +200,8 @@ impl Config {
         let late = Fault {
             kind: FaultKind::Late,
             at_event: 0,
-            at_ms: self.late_after_ms,
-            for_ms: 0,
+            after: self.late_after,
+            lasts: Span::default(),
             count: self.late_instruments,
             instrument: 0,
         };
@@ -203,7 +210,7 @@ impl Config {
             Rate::Max => u64::from(RATE_MAX),
         };
         let number = |fault: &Fault| {
-            let after = u128::from(fault.at_ms) * u128::from(rate) / 1_000;
+            let after = fault.after.duration().as_nanos() * u128::from(rate) / 1_000_000_000;
             fault.at_event.max(u64::try_from(after).unwrap_or(u64::MAX))
         };
         let faults = self.faults.iter().chain((self.late_instruments > 0).then_some(&late));
@@ -253,9 +260,12 @@ mod tests {
 
     #[test]
     fn puts_faults_in_order_of_their_events() {
-        let config = Config { late_instruments: 2, late_after_ms: 3_000, ..Config::default() };
-        let fault = |kind, at_event, at_ms| Fault { kind, at_event, at_ms, for_ms: 0, count: 1, instrument: 0 };
-        let faults = vec![fault(FaultKind::Cross, 2_000, 0), fault(FaultKind::Drop, 10, 1_000)];
+        let config = Config { late_instruments: 2, late_after: Span::seconds(3), ..Config::default() };
+        let fault = |kind, at_event, after| {
+            let (after, lasts) = (Span::seconds(after), Span::default());
+            Fault { kind, at_event, after, lasts, count: 1, instrument: 0 }
+        };
+        let faults = vec![fault(FaultKind::Cross, 2_000, 0), fault(FaultKind::Drop, 10, 1)];
         let order = Config { faults, ..config }.schedule();
         let order: Vec<_> = order.into_iter().map(|(at, fault)| (at, fault.kind)).collect();
         assert_eq!(order, [(500, FaultKind::Drop), (1_500, FaultKind::Late), (2_000, FaultKind::Cross)]);

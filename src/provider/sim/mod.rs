@@ -1,7 +1,7 @@
 //! The simulated venue: a seeded market that needs no network, misbehaving on demand.
 //!
-//! What happens is decided by the seed alone ([`market`]), when it happens by an absolute
-//! schedule ([`schedule`]); this file runs the two against the clock. `ts` is the planned time of
+//! What happens is decided by the seed alone (`market`), when it happens by an absolute
+//! schedule (`schedule`); this file runs the two against the clock. `ts` is the planned time of
 //! an event, so receive time minus `ts` hides no delay of the generator.
 
 mod config;
@@ -41,6 +41,9 @@ const CLAIMS_PER_TURN: usize = 256;
 /// A sign of life at least this often, as a venue's own ping would be.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
+/// Time before an event that busy waiting begins: timers have a resolution of 1 ms, rounded up.
+const SPIN: Duration = Duration::from_millis(2);
+
 /// The simulated venue.
 pub struct Sim {
     market: Market,
@@ -52,6 +55,7 @@ pub struct Sim {
     /// What is lost on the way and not yet announced.
     losses: BTreeMap<(usize, StreamLost), u64>,
     pulse: Pulse,
+    busy_wait: bool,
 }
 
 /// Whose events were lost on the way.
@@ -101,6 +105,7 @@ impl Sim {
             event: 0,
             losses: BTreeMap::new(),
             pulse: Pulse::default(),
+            busy_wait: config.busy_wait,
         }
     }
 
@@ -137,7 +142,15 @@ impl Sim {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let next = pace.instant(self.schedule.planned_ns()).min(Instant::now() + PING_EVERY);
+            let now = Instant::now();
+            let mut next = pace.instant(self.schedule.planned_ns()).min(now + PING_EVERY);
+            if self.busy_wait {
+                if next < now + SPIN {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                next -= SPIN;
+            }
             tokio::select! {
                 () = stop.stopped() => {}
                 () = self.faults.demanded() => {}
@@ -238,7 +251,7 @@ impl Sim {
     async fn misbehave(&mut self, feed: &Feed, fault: Fault) -> Result<Happening, ProviderError> {
         tracing::info!(venue = feed.venue(), ?fault, event = self.event, "misbehaving on demand");
         match fault.kind {
-            FaultKind::Stale => return Ok(Happening::Silence(Duration::from_millis(fault.for_ms))),
+            FaultKind::Stale => return Ok(Happening::Silence(fault.lasts.duration())),
             FaultKind::Drop => self.faults.drop_next(fault.count),
             FaultKind::Cross => self.cross(fault.instrument as usize),
             FaultKind::Late => {

@@ -5,6 +5,7 @@ use crate::ingest::{Standalone, standalone};
 use crate::model::Depth;
 use crate::provider::supervisor::{self, supervise};
 use crate::provider::testing::{published, states};
+use crate::settings::Span;
 use crate::shutdown::stop_signal;
 
 const KINDS: [StreamKind; 3] = [StreamKind::Quote, StreamKind::Trade, StreamKind::Book(Depth::Ten)];
@@ -15,14 +16,14 @@ fn config(instruments: u32, rate: Rate) -> Config {
 }
 
 fn fault(kind: FaultKind, at_event: u64) -> Fault {
-    Fault { kind, at_event, at_ms: 0, for_ms: 0, count: 0, instrument: 0 }
+    Fault { kind, at_event, after: Span::default(), lasts: Span::default(), count: 0, instrument: 0 }
 }
 
 /// Supervises the simulation for `duration` of virtual time; what was published, in order.
 async fn watch(hub: &mut Standalone, config: &Config, duration: Duration) -> Vec<Value> {
     let (_stopper, stop) = stop_signal();
     let feed = hub.feed.clone();
-    let supervision = supervisor::Config { stale_after_ms: 10_000, ..supervisor::Config::default() };
+    let supervision = supervisor::Config { stale_after: Span::seconds(10), ..supervisor::Config::default() };
     let running = supervise(|| Ok(Box::new(Sim::new(config))), feed, &supervision, 1, stop);
     tokio::pin!(running);
     let end = Instant::now() + duration;
@@ -81,20 +82,43 @@ async fn stamps_events_with_their_plan_and_catches_up_after_a_delay() {
     // Three seconds have passed, and the one in which nothing ran is not missing.
     assert!((1_470..=1_501).contains(&quotes.len()), "{}", quotes.len());
     assert!(quotes.windows(2).all(|pair| pair[1] - pair[0] == 2_000_000), "the plan knows of no delay");
+    assert_eq!(late_at_most(&hub, 2.0), quotes.len());
+    assert!((450..=520).contains(&(quotes.len() - late_at_most(&hub, 0.07))), "500 events were late, and it says so");
+}
+
+/// How many events were late by no more than `seconds`.
+fn late_at_most(hub: &Standalone, seconds: f64) -> usize {
     let text = hub.feed.registry().render();
-    let late = text.lines().filter(|line| line.starts_with("tickhub_sim_lateness_seconds_bucket"));
-    let at_most = |le: f64| {
-        let bound = |line: &&str| line.split("le=\"").nth(1).and_then(|l| l.split('"').next()?.parse::<f64>().ok());
-        let line = late.clone().filter(|line| bound(line).is_some_and(|b| b <= le)).last().expect("bucket");
-        line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok()).expect("count")
-    };
-    assert_eq!(at_most(2.0), quotes.len());
-    assert!((450..=520).contains(&(quotes.len() - at_most(0.07))), "500 events were late, and it says so");
+    let bound = |line: &&str| line.split("le=\"").nth(1).and_then(|l| l.split('"').next()?.parse::<f64>().ok());
+    let mut late = text.lines().filter(|line| line.starts_with("tickhub_sim_lateness_seconds_bucket"));
+    let line = late.rfind(|line| bound(line).is_some_and(|bound| bound <= seconds)).expect("a bucket");
+    line.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count")
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_waiting_beats_the_resolution_of_timers() {
+    for (busy_wait, expected) in [(true, 300..=301), (false, 0..=150)] {
+        let config = Config { busy_wait, burst_percent: 0, ..config(3, Rate::PerSecond(300)) };
+        let hub = standalone("SIM", &[]);
+        let (stopper, stop) = stop_signal();
+        let mut sim = Sim::new(&config);
+        let clock = async {
+            for _ in 0..100_000 {
+                tokio::time::advance(Duration::from_micros(10)).await;
+            }
+            stopper.stop();
+        };
+        let (ended, ()) = tokio::join!(sim.run(&hub.feed, stop), clock);
+        ended.expect("stopped");
+        assert!((300..=301).contains(&late_at_most(&hub, 1.0)), "a second's events, whatever the waiting");
+        let punctual = late_at_most(&hub, 0.000_05);
+        assert!(expected.contains(&punctual), "{punctual} with busy_wait = {busy_wait}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn going_stale_is_seen_and_over_again() {
-    let stale = Fault { for_ms: 15_000, ..fault(FaultKind::Stale, 300) };
+    let stale = Fault { lasts: Span::seconds(15), ..fault(FaultKind::Stale, 300) };
     let config = Config { faults: vec![stale], ..config(2, Rate::PerSecond(100)) };
     let mut hub = standalone("SIM", &KINDS);
     let events = watch(&mut hub, &config, Duration::from_secs(25)).await;
@@ -121,7 +145,7 @@ async fn dropped_events_are_announced_and_the_books_made_whole() {
         events.iter().any(|e| e["snap"] == true && e["sym"] == gap["sym"] && e["ch"] == "book" && e["seq"] == gap["to"])
     };
     let books: Vec<_> = gaps.iter().filter(|gap| gap["ch"] == "book").collect();
-    assert!(!books.is_empty() && books.iter().all(|gap| resynced(gap)));
+    assert!(!books.is_empty() && books.iter().all(resynced));
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +183,7 @@ async fn a_lost_connection_comes_back_with_its_numbers_and_whole_books() {
     let mut last = std::collections::HashMap::new();
     for event in events.iter().filter(|event| event["ch"] != "status") {
         let stream = format!("{}{}", event["sym"], event["ch"]);
-        let seq = event.get("seq").unwrap_or(&event["to"]).as_u64().expect("a number");
+        let seq = event.get("seq").unwrap_or_else(|| &event["to"]).as_u64().expect("a number");
         let before = last.insert(stream, seq).unwrap_or(0);
         let expected = if event["snap"] == true && before > 0 { before } else { before + 1 };
         assert_eq!(seq, expected, "{event}");
@@ -168,7 +192,7 @@ async fn a_lost_connection_comes_back_with_its_numbers_and_whole_books() {
 
 #[tokio::test(start_paused = true)]
 async fn instruments_appear_late_and_on_demand() {
-    let config = Config { late_instruments: 3, late_after_ms: 1_000, ..config(2, Rate::PerSecond(100)) };
+    let config = Config { late_instruments: 3, late_after: Span::seconds(1), ..config(2, Rate::PerSecond(100)) };
     let mut hub = standalone("SIM", &KINDS);
     let feed = hub.feed.clone();
     let (_stopper, stop) = stop_signal();

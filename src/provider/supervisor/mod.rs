@@ -15,6 +15,7 @@ use super::{Provider, ProviderError, Pulse};
 use crate::ingest::{Feed, sanitized};
 use crate::metrics::{self, Counter, Gauge};
 use crate::model::FeedState;
+use crate::settings::Span;
 use crate::shutdown::Stop;
 use crate::time;
 
@@ -27,35 +28,35 @@ const WATCH_EVERY_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Ceiling of the wait after the first failure, in ms; it doubles with each further one. Waits
+    /// Ceiling of the wait after the first failure; it doubles with each further one. Waits
     /// are drawn evenly between 0 and their ceiling.
-    pub backoff_first_ms: u64,
-    /// Ceiling of every wait, in ms.
-    pub backoff_max_ms: u64,
+    pub backoff_first: Span,
+    /// Ceiling of every wait.
+    pub backoff_max: Span,
     /// Failures in a row that open the breaker: from then on only single trials are made.
     pub breaker_failures: u32,
-    /// Time between trials while the breaker is open, in ms: long enough for a venue's ban for
+    /// Time between trials while the breaker is open: long enough for a venue's ban for
     /// connecting too often to pass.
-    pub breaker_open_ms: u64,
-    /// A feed that has been live for this long, in ms, starts afresh with no failures.
-    pub healthy_after_ms: u64,
-    /// Silence of a connection after which its feed is `stale`, in ms: longer than a venue's own
+    pub breaker_open: Span,
+    /// A feed that has been live for this long, starts afresh with no failures.
+    pub healthy_after: Span,
+    /// Silence of a connection after which its feed is `stale`: longer than a venue's own
     /// ping interval (20 s is common).
-    pub stale_after_ms: u64,
-    /// Silence of a connection after which it is given up and made anew, in ms.
-    pub reconnect_after_ms: u64,
+    pub stale_after: Span,
+    /// Silence of a connection after which it is given up and made anew.
+    pub reconnect_after: Span,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            backoff_first_ms: 250,
-            backoff_max_ms: 30_000,
+            backoff_first: Span::millis(250),
+            backoff_max: Span::seconds(30),
             breaker_failures: 10,
-            breaker_open_ms: 120_000,
-            healthy_after_ms: 60_000,
-            stale_after_ms: 30_000,
-            reconnect_after_ms: 60_000,
+            breaker_open: Span::seconds(120),
+            healthy_after: Span::seconds(60),
+            stale_after: Span::seconds(30),
+            reconnect_after: Span::seconds(60),
         }
     }
 }
@@ -69,22 +70,22 @@ impl Config {
         if self.breaker_failures == 0 {
             return Err("breaker_failures: must be at least 1".to_owned());
         }
-        if self.stale_after_ms == 0 {
-            return Err("stale_after_ms: must be at least 1".to_owned());
+        if self.stale_after < Span::millis(1) {
+            return Err("stale_after: must be at least 1ms".to_owned());
         }
-        if self.reconnect_after_ms <= self.stale_after_ms {
-            return Err("reconnect_after_ms: must be above stale_after_ms".to_owned());
+        if self.reconnect_after <= self.stale_after {
+            return Err("reconnect_after: must be above stale_after".to_owned());
         }
         Ok(())
     }
 
     fn limits(&self) -> BackoffLimits {
         BackoffLimits {
-            first: Duration::from_millis(self.backoff_first_ms),
-            longest: Duration::from_millis(self.backoff_max_ms),
+            first: self.backoff_first.duration(),
+            longest: self.backoff_max.duration(),
             failures_max: self.breaker_failures,
-            open: Duration::from_millis(self.breaker_open_ms),
-            healthy: Duration::from_millis(self.healthy_after_ms),
+            open: self.breaker_open.duration(),
+            healthy: self.healthy_after.duration(),
         }
     }
 }
@@ -217,8 +218,7 @@ impl Watch {
         }
         // What has no pulse cannot be watched: all of its run counts as healthy.
         let live_since = pulse.is_none().then(Instant::now);
-        let (stale_after, reconnect_after) =
-            (Duration::from_millis(config.stale_after_ms), Duration::from_millis(config.reconnect_after_ms));
+        let (stale_after, reconnect_after) = (config.stale_after.duration(), config.reconnect_after.duration());
         Self { pulse, stale_after, reconnect_after, seen: Vec::new(), live_since }
     }
 

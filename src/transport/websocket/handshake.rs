@@ -151,6 +151,7 @@ pub fn judge_handshake<B>(request: &Request<B>) -> Result<Offer, Refusal> {
     let Subprotocols { echo, bearer } = judge_subprotocols(headers)?;
     let Query { token, subscription } = judge_query(request.uri().query().unwrap_or_default())?;
     let credential = from_header
+        .map(|(kind, text)| Credential::Header(kind, text))
         .or_else(|| bearer.map(Credential::Subprotocol))
         .or_else(|| token.map(Credential::Query))
         .unwrap_or(Credential::None);
@@ -200,19 +201,24 @@ fn accept_key(key: &[u8]) -> HeaderValue {
     HeaderValue::try_from(STANDARD.encode(context.finish())).expect("base64 is printable")
 }
 
-fn header_credential(headers: &HeaderMap) -> Result<Option<Credential>, Refusal> {
+/// The credential in the headers: `Authorization: Bearer` before `X-API-Key`; another scheme
+/// counts as absent.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] where one of the two stands there more than once.
+pub fn header_credential(headers: &HeaderMap) -> Result<Option<(HeaderKind, SecretString)>, Refusal> {
     if let Some(authorization) = single(headers, &header::AUTHORIZATION, "Authorization")? {
         // What is not text is no token either, but must be found bad, not absent.
         let text = String::from_utf8_lossy(authorization.as_bytes());
         let (scheme, token) = text.trim().split_once([' ', '\t']).unwrap_or((&text, ""));
         if scheme.trim().eq_ignore_ascii_case("bearer") {
-            return Ok(Some(Credential::Header(HeaderKind::Bearer, SecretString::from(token.trim()))));
+            return Ok(Some((HeaderKind::Bearer, SecretString::from(token.trim()))));
         }
     }
     let key = single(headers, &API_KEY, "X-API-Key")?;
     Ok(key.map(|key| {
         let key = String::from_utf8_lossy(key.as_bytes());
-        Credential::Header(HeaderKind::ApiKey, SecretString::from(key.trim()))
+        (HeaderKind::ApiKey, SecretString::from(key.trim()))
     }))
 }
 
@@ -257,31 +263,9 @@ struct Query {
     subscription: Option<UrlSubscription>,
 }
 
-/// Reads `symbols`, `channels` and `token`; each at most once, and nothing else, so that a typo
-/// never passes silently.
+/// Reads `symbols`, `channels` and `token`.
 fn judge_query(query: &str) -> Result<Query, Refusal> {
-    if query.len() > QUERY_BYTES_MAX {
-        return Err(bad("the query is too long"));
-    }
-    let (mut symbols, mut channels, mut token) = (None, None, None);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let key = percent_decode(key).ok_or(bad("a name in the query is not percent-encoded UTF-8"))?;
-        let place = match key.as_str() {
-            "symbols" => &mut symbols,
-            "channels" => &mut channels,
-            "token" => &mut token,
-            unknown => {
-                return Err(Refusal::BadRequest(
-                    format!("the query has an unknown parameter: {}", excerpt(unknown)).into(),
-                ));
-            }
-        };
-        let malformed = || Refusal::BadRequest(format!("{key} in the query is not percent-encoded UTF-8").into());
-        if place.replace(percent_decode(value).ok_or_else(malformed)?).is_some() {
-            return Err(Refusal::BadRequest(format!("the query has {key} more than once").into()));
-        }
-    }
+    let [symbols, channels, token] = read_query(query, ["symbols", "channels", "token"])?;
     let subscription = match (symbols, channels) {
         (None, None) => None,
         (None, Some(_)) => return Err(bad("the query has channels and no symbols")),
@@ -292,6 +276,31 @@ fn judge_query(query: &str) -> Result<Query, Refusal> {
         }
     };
     Ok(Query { token: token.map(SecretString::from), subscription })
+}
+
+/// The decoded values of `names` in a query; each at most once, and nothing else, so that a typo
+/// never passes silently.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] names the parameter that is unknown, repeated or not percent-encoded
+/// UTF-8; or the query is longer than [`QUERY_BYTES_MAX`].
+pub fn read_query<const N: usize>(query: &str, names: [&str; N]) -> Result<[Option<String>; N], Refusal> {
+    if query.len() > QUERY_BYTES_MAX {
+        return Err(bad("the query is too long"));
+    }
+    let mut values = [const { None }; N];
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let key = percent_decode(key).ok_or(bad("a name in the query is not percent-encoded UTF-8"))?;
+        let Some(place) = names.iter().position(|name| *name == key) else {
+            return Err(Refusal::BadRequest(format!("the query has an unknown parameter: {}", excerpt(&key)).into()));
+        };
+        let malformed = || Refusal::BadRequest(format!("{key} in the query is not percent-encoded UTF-8").into());
+        if values[place].replace(percent_decode(value).ok_or_else(malformed)?).is_some() {
+            return Err(Refusal::BadRequest(format!("the query has {key} more than once").into()));
+        }
+    }
+    Ok(values)
 }
 
 /// The entries of a list, split at commas after decoding: many encoders write a comma as `%2C`,
@@ -359,7 +368,8 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// The beginning of a stranger's text, fit for a log and for JSON.
-fn excerpt(text: &str) -> String {
+#[must_use]
+pub fn excerpt(text: &str) -> String {
     let sane = |c: char| if c.is_ascii_alphanumeric() || "._:*^=/+-[] ".contains(c) { c } else { '?' };
     let mut excerpt: String = text.chars().take(EXCERPT_CHARS_MAX).map(sane).collect();
     if text.chars().nth(EXCERPT_CHARS_MAX).is_some() {

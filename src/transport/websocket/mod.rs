@@ -12,5 +12,5 @@ pub(super) use serve::{Opening, serve};
 pub use frame::{FRAGMENTS_MAX, FrameReader, Incoming, Violation};
 pub use handshake::{
     Credential, HeaderKind, Offer, QUERY_BYTES_MAX, Refusal, SUBPROTOCOL_DEFAULT, SUBPROTOCOLS, URL_CHANNELS_MAX,
-    UrlSubscription, judge_handshake,
+    UrlSubscription, excerpt, header_credential, judge_handshake, read_query,
 };

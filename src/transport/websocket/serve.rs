@@ -218,8 +218,7 @@ impl Peer {
     async fn drain_out(&self, worker: &Worker, socket: &Socket) -> bool {
         loop {
             {
-                let state = &mut *worker.state.borrow_mut();
-                state.write(self.id, now().mono);
+                let state = worker.state.borrow();
                 if state.fanout.is_ended(self.id) {
                     return true;
                 }
@@ -228,7 +227,8 @@ impl Peer {
                 }
             }
             tokio::select! {
-                _ = socket.stream.writable() => {}
+                _ = socket.stream.writable() => worker.state.borrow_mut().write(self.id, now().mono),
+                // The close timeout has passed, or the socket failed.
                 () = socket.nudge.notified() => {}
             }
         }

@@ -280,7 +280,8 @@ impl Market {
             return SimEvent { instrument, kind: SimKind::Trade(listing.trade(ts, up, bits)) };
         }
         let change = if draw >= self.top_below {
-            listing.resize(ts, 1 + ((pick >> 16 & 0xffff) * (LEVELS as u64 - 1) >> 16) as usize, bits)
+            let behind = ((pick >> 16 & 0xffff) * (LEVELS as u64 - 1)) >> 16;
+            listing.resize(ts, 1 + behind as usize, bits)
         } else if pick & 0x1_0000 == 0 {
             listing.step(ts, up, bits)
         } else {

@@ -1,0 +1,121 @@
+//! What every request passes on its way in and out: its id, the log, metrics, the error envelope,
+//! security headers, and a net for panics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+
+use super::{PATH_HEALTH, Problem};
+use crate::metrics::{self, Registry};
+use crate::time::{mono, wall};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id that is taken from a client: any tracing system's fits.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Bytes of an id that the hub makes.
+const REQUEST_ID_BYTES: usize = 16;
+
+/// The id of a request, an extension of it. Fit for a header, JSON and a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// The client's own if it is sane, else a random one.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut given = headers.get_all(REQUEST_ID).iter();
+        let sane = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        match (given.next().map(HeaderValue::as_bytes), given.next()) {
+            (Some(id), None) if (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(|b| sane(*b)) => {
+                Self(String::from_utf8_lossy(id).into())
+            }
+            _ => Self::random(),
+        }
+    }
+
+    pub(super) fn random() -> Self {
+        let mut bytes = [0; REQUEST_ID_BYTES];
+        if getrandom::fill(&mut bytes).is_err() {
+            // Nothing depends on it being unguessable: the clock tells requests apart as well.
+            bytes[..8].copy_from_slice(&mono().to_be_bytes());
+        }
+        Self(format!("{:032x}", u128::from_be_bytes(bytes)).into())
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The middleware around every route and what is outside them.
+pub(super) async fn edge(State(registry): State<Arc<Registry>>, mut request: Request, next: Next) -> Response {
+    let began = mono();
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let path = path.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
+    };
+    let response = finished(response, &id);
+    let status = response.status();
+    registry.counter(metrics::HTTP_REQUESTS, &[("path", path), ("status", class(status))]).increment(1);
+    log(&method, path, status, &id, mono() - began);
+    response
+}
+
+/// The access log: by template, so that neither ids nor a token in a URL reach it.
+fn log(method: &hyper::Method, path: &str, status: StatusCode, id: &RequestId, took_ns: u64) {
+    let (method, status, request_id, took_us) = (method.as_str(), status.as_u16(), id.as_str(), took_ns / 1000);
+    if status == 500 {
+        tracing::error!(method, path, status, request_id, took_us, "request failed");
+    } else if path == PATH_HEALTH || !path.starts_with("/api/") {
+        // Asked for every few seconds, or by whoever scans the net.
+        tracing::debug!(method, path, status, request_id, took_us, "request");
+    } else {
+        tracing::info!(method, path, status, request_id, took_us, "request");
+    }
+}
+
+/// The response with its envelope, if it is an error, and the headers that all have.
+fn finished(mut response: Response, id: &RequestId) -> Response {
+    let problem = response.extensions_mut().remove::<Problem>();
+    let status = response.status();
+    let problem = problem.or_else(|| (status.as_u16() >= 400).then(|| Problem::of_status(status)));
+    if let Some(problem) = problem {
+        response = problem.write(response, id.as_str(), wall());
+    }
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if !switching {
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// The class of a status: one of five labels, whatever handlers answer.
+const fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,187 @@
+//! A WebSocket client of raw bytes: it can do what a library would not let it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the hub sent.
+#[derive(Debug, PartialEq)]
+pub enum Got {
+    Json(Value),
+    Ping,
+    Close(u16, String),
+    /// The connection ended without a close frame.
+    Lost,
+}
+
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// Sends an upgrade request with these extra header lines; the answer's status, headers and body
+/// so far, and the connection.
+pub async fn upgrade(address: &str, path: &str, headers: &[&str]) -> (u16, String, TcpStream, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.expect("the hub listens");
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    );
+    for header in headers {
+        request.push_str(header);
+        request.push_str("\r\n");
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the hub reads");
+    let mut answer = Vec::new();
+    let end = loop {
+        if let Some(at) = answer.windows(4).position(|w| w == b"\r\n\r\n") {
+            break at + 4;
+        }
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer)).await.expect("an answer in time");
+        assert!(read.expect("readable") > 0, "closed before the answer: {}", String::from_utf8_lossy(&answer));
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    (status, head, stream, answer[end..].to_vec())
+}
+
+impl Client {
+    pub async fn open(address: &str, path: &str, headers: &[&str]) -> Self {
+        let (status, head, stream, buffer) = upgrade(address, path, headers).await;
+        assert_eq!(status, 101, "{head}");
+        Self { stream, buffer }
+    }
+
+    /// Opens with a token in the header, past the welcome.
+    pub async fn welcomed(address: &str, token: &str) -> Self {
+        let mut client = Self::open(address, "/api/v1/ws/prices", &[&format!("Authorization: Bearer {token}")]).await;
+        let welcome = client.json().await;
+        assert_eq!(welcome["op"], "welcome", "{welcome}");
+        client
+    }
+
+    /// Sends a frame as it is: first byte, mask bit, payload.
+    pub async fn frame(&mut self, first: u8, masked: bool, payload: &[u8]) {
+        let mut bytes = vec![first];
+        let mask_bit = if masked { 0x80 } else { 0 };
+        match payload.len() {
+            n if n < 126 => bytes.push(mask_bit | n as u8),
+            n if n < 65_536 => {
+                bytes.push(mask_bit | 126);
+                bytes.extend((n as u16).to_be_bytes());
+            }
+            n => {
+                bytes.push(mask_bit | 127);
+                bytes.extend((n as u64).to_be_bytes());
+            }
+        }
+        if masked {
+            let key = [1, 2, 3, 4];
+            bytes.extend(key);
+            bytes.extend(payload.iter().enumerate().map(|(i, b)| b ^ key[i % 4]));
+        } else {
+            bytes.extend(payload);
+        }
+        // A hub that has closed already is what some tests wait for.
+        let _ = self.stream.write_all(&bytes).await;
+    }
+
+    pub async fn text(&mut self, text: &str) {
+        self.frame(0x81, true, text.as_bytes()).await;
+    }
+
+    /// The next frame that is not a ping (which is answered).
+    pub async fn next(&mut self) -> Got {
+        loop {
+            match self.next_frame().await {
+                Got::Ping => self.frame(0x8a, true, b"").await,
+                other => return other,
+            }
+        }
+    }
+
+    /// The next frame, pings unanswered.
+    pub async fn next_frame(&mut self) -> Got {
+        loop {
+            if let Some((opcode, payload)) = self.take_frame() {
+                return match opcode {
+                    1 => Got::Json(serde_json::from_slice(&payload).expect("JSON from the hub")),
+                    8 => Got::Close(
+                        u16::from_be_bytes([payload[0], payload[1]]),
+                        String::from_utf8_lossy(&payload[2..]).into_owned(),
+                    ),
+                    9 => Got::Ping,
+                    10 => continue,
+                    other => panic!("opcode {other} from the hub"),
+                };
+            }
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
+            match read.expect("something from the hub in time") {
+                Ok(0) | Err(_) => return Got::Lost,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let (&first, &second) = (self.buffer.first()?, self.buffer.get(1)?);
+        assert_eq!(second & 0x80, 0, "server frames are not masked");
+        assert_eq!(first & 0x70, 0, "no extension was agreed on");
+        let (head, len) = match second {
+            126 => (4, usize::from(u16::from_be_bytes([*self.buffer.get(2)?, *self.buffer.get(3)?]))),
+            127 => (10, u64::from_be_bytes(self.buffer.get(2..10)?.try_into().ok()?) as usize),
+            n => (2, usize::from(n)),
+        };
+        if self.buffer.len() < head + len {
+            return None;
+        }
+        let payload = self.buffer[head..head + len].to_vec();
+        self.buffer.drain(..head + len);
+        Some((first & 0x0f, payload))
+    }
+
+    /// The next message, which must be JSON.
+    pub async fn json(&mut self) -> Value {
+        match self.next().await {
+            Got::Json(value) => value,
+            other => panic!("expected a message, got {other:?}"),
+        }
+    }
+
+    /// Messages until one with this member; it.
+    pub async fn until(&mut self, member: &str, value: &str) -> Value {
+        loop {
+            let message = self.json().await;
+            if message[member] == value {
+                return message;
+            }
+        }
+    }
+
+    /// Messages until the answer to the command with this id; it.
+    pub async fn answer(&mut self, id: u64) -> Value {
+        loop {
+            let message = self.json().await;
+            if message["id"] == id {
+                return message;
+            }
+        }
+    }
+
+    /// Whatever comes until the close frame; its code and reason.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match self.next().await {
+                Got::Close(code, reason) => return (code, reason),
+                Got::Lost => panic!("lost without a close frame"),
+                Got::Json(_) | Got::Ping => {}
+            }
+        }
+    }
+}
