@@ -38,7 +38,7 @@
 //! hub's number; an outbox without a bound; waiting sessions not looked at again; requests forgotten
 //! where the mailbox is full; a lost book that goes on as it was; a re-claimed book with a new
 //! number; a ticker for every quote; a later instrument not announced; an asked-for snapshot
-//! dropped; a turn that ends at the first full socket; a closed session that leaves entries; a depth
+//! dropped; a turn that ends at the first full socket (it panics); a closed session that leaves entries; a depth
 //! that is not lowered.
 //! Not caught, for it changes nothing that can be seen: a book's ring that is not cleared after a
 //! pause (its first number is missing there anyway).
