@@ -28,6 +28,10 @@ pub const RING_BYTES_MIN: usize = 1024;
 /// rings, and a hundred thousand instruments still get one each.
 pub const RING_BUDGET_SHARE: usize = 1024;
 
+/// Patterns that one session may hold on all channels: each costs a look for every instrument
+/// that overlaps it. Exact ids are bounded by the grant only.
+pub const SESSION_PATTERNS_MAX: usize = 100;
+
 /// Text of an upstream that a log line may carry, in bytes.
 pub const LOG_TEXT_BYTES_MAX: usize = 200;
 

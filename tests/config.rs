@@ -367,3 +367,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_number_beyond_any_type_is_a_fault_and_hides_nothing() {
+    let text = "[server]\nlisten = \"127.0.0.1:7777\"\n[limits]\nsessions = 18446744073709551615\n";
+    let error = Config::read(Some(("hub.toml", text)), std::iter::empty()).expect_err("the file cannot be read");
+    assert!(error.to_string().contains("hub.toml:4"), "{error}");
+}
+
+#[test]
+fn a_word_that_is_no_level_is_a_fault() {
+    let text = "[log]\nlevel = \"loud\"\n";
+    let error = Config::read(Some(("hub.toml", text)), std::iter::empty()).expect_err("no such level");
+    assert!(error.to_string().contains("log.level"), "{error}");
+}

@@ -100,6 +100,22 @@ async fn who_shows_no_credential_in_time_is_closed() {
 }
 
 #[tokio::test]
+async fn strangers_are_bounded_and_lock_out_nobody_who_has_a_credential() {
+    let hub = hub("[limits]\nunauthenticated = 3\n").await;
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        strangers.push(Client::open(&hub.http, PRICES, &[]).await);
+    }
+    let (status, head, ..) = upgrade(&hub.http, PRICES, &[]).await;
+    assert_eq!(status, 503, "{head}");
+    assert!(head.to_ascii_lowercase().contains("retry-after:"), "{head}");
+    let _known = Client::welcomed(&hub.http, &hub.token).await;
+    strangers[0].text(&json!({"op":"auth","id":1,"token":hub.token}).to_string()).await;
+    strangers[0].until("op", "welcome").await;
+    let _next = Client::open(&hub.http, PRICES, &[]).await;
+}
+
+#[tokio::test]
 async fn a_token_that_expires_ends_the_session_unless_it_is_renewed() {
     let (text, authenticator) = keyed("");
     let hub = hub(&text).await;

@@ -65,7 +65,18 @@ impl Layers {
             });
         }
         // A half-read file would only make faults that are none.
-        let Ok(values) = text.parse::<Table>() else { return };
+        let values = match text.parse::<Table>() {
+            Ok(values) => values,
+            Err(error) => {
+                // What the first reading let pass, such as a whole number beyond 64 bits.
+                if errors.is_empty() {
+                    let line = error.span().map_or(1, |span| line_of(text, span.start));
+                    let place = Some(format!("{name}:{line}"));
+                    self.faults.push(PlacedFault { place, fault: Fault::hidden(TOML, error.message()) });
+                }
+                return;
+            }
+        };
         mark_table(name, text, table.get_ref(), "", &mut self.places);
         let mut leaves = Vec::new();
         flatten(values, &mut Vec::new(), &mut leaves);

@@ -221,7 +221,11 @@ impl Default for LogConfig {
 
 impl LogConfig {
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
-        if self.level.trim().is_empty() || tracing_subscriber::EnvFilter::try_new(&self.level).is_err() {
+        // A bare word is a level here; to the filter any other would be a module's name.
+        let words = self.level.split(',').filter(|part| !part.contains('='));
+        let levels = ["error", "warn", "info", "debug", "trace", "off"];
+        let sane = words.map(|word| word.trim().to_ascii_lowercase()).all(|word| levels.contains(&word.as_str()));
+        if !sane || tracing_subscriber::EnvFilter::try_new(&self.level).is_err() {
             let reason = "is not a level; write error, warn, info, debug, trace or off, also by module: \
                           \"info,tickhub::provider=debug\"";
             faults.push(Fault::new("log.level", &self.level, reason));

@@ -274,19 +274,19 @@ impl Fanout {
             }
         }
         for member in overflowing {
-            self.overflow(member, at, parcel);
+            self.overflow(member, parcel);
         }
         delivered
     }
 
     /// A full outbox: the declared policy.
-    fn overflow(&mut self, member: Member, at: u32, parcel: &Parcel<'_>) {
+    fn overflow(&mut self, member: Member, parcel: &Parcel<'_>) {
         let sub = &mut self.sessions[member.session as usize];
         match sub.entries[member.entry as usize].options.overflow {
             Overflow::Gap => {
                 let cause = GapCause::SlowConsumer;
+                // Owed when its socket is writable: until then no event needs to look at it again.
                 sub.join(parcel.stream.index() as u32, Join::Lost { from: parcel.from, cause, snapshot: false });
-                self.streams[at as usize].waiting.push(member.session);
                 self.counts.overflow_gaps += 1;
             }
             Overflow::Disconnect => {
@@ -316,7 +316,8 @@ impl Fanout {
             return;
         }
         for session in std::mem::take(&mut self.streams[at as usize].waiting) {
-            if self.sessions.contains(session as usize) {
+            // One whose socket is full looks by itself when it is writable.
+            if self.sessions.get(session as usize).is_some_and(|sub| !sub.outbox.blocked) {
                 self.touch(session);
             }
         }

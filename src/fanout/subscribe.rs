@@ -8,6 +8,7 @@ use super::deliver::{DATA_CHANNELS, entry_feeds};
 use super::subscriber::{CLOSING, Entry, EntryId, Options, Selector, SessionId};
 use super::transition::{Before, Beginning};
 use super::worker::Fanout;
+use crate::limits::SESSION_PATTERNS_MAX;
 use crate::model::{Channel, IdError, InstrumentId, InstrumentKey, Pattern};
 use crate::wire::command::ResumeEntry;
 use crate::wire::{ErrorCode, Frame};
@@ -48,7 +49,7 @@ impl SymbolFault {
             Self::NotEntitled => "the grant of this session does not cover it".to_owned(),
             Self::Unknown => "there is no such instrument now; a pattern would wait for it".to_owned(),
             Self::NotSubscribed => "there is no such subscription on this channel".to_owned(),
-            Self::Limit => "the grant allows no more subscriptions; unsubscribe others first".to_owned(),
+            Self::Limit => "no more subscriptions or patterns are allowed; unsubscribe others first".to_owned(),
         }
     }
 }
@@ -120,7 +121,9 @@ impl Fanout {
                 }
             };
             let held = self.find_entry(session, channel, &judged);
-            if held.is_none() && self.sessions[session as usize].entries.len() >= entries_max {
+            let sub = &self.sessions[session as usize];
+            let patterns_full = matches!(judged, Judged::Pattern(_)) && sub.patterns.len() >= SESSION_PATTERNS_MAX;
+            if held.is_none() && (patterns_full || sub.entries.len() >= entries_max) {
                 outcome.rejected.push((index, SymbolFault::Limit));
                 continue;
             }

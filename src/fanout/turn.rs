@@ -39,9 +39,13 @@ impl Fanout {
         for session in std::mem::take(&mut self.again) {
             self.touch(session);
         }
-        let touched = std::mem::take(&mut self.turn.touched);
+        let mut touched = std::mem::take(&mut self.turn.touched);
+        // Each once, and in the order in which they lie in memory.
+        touched.sort_unstable();
+        touched.dedup();
         for session in &touched {
-            if self.sessions.contains(*session as usize) {
+            // A full socket is not tried again before it is writable.
+            if self.sessions.get(*session as usize).is_some_and(|sub| !sub.outbox.blocked) {
                 self.flush(*session, now, sink);
             }
         }

@@ -106,8 +106,14 @@ impl Hub {
         registry.gauge(metrics::SESSIONS_MAX, &[]).set(config.limits.sessions as f64);
         registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
         registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
-        let door =
-            Door::new(doors, config.limits.sessions, connections_max, Arc::clone(&authenticator), admissions, meters);
+        let door = Door::new(
+            doors,
+            (config.limits.sessions, config.limits.unauthenticated),
+            connections_max,
+            Arc::clone(&authenticator),
+            admissions,
+            meters,
+        );
         let readiness = Arc::new(Readiness::default());
         let api = Arc::new(Api::new(
             Arc::clone(&common.store),

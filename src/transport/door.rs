@@ -42,6 +42,9 @@ pub struct Door {
     workers: Vec<WorkerDoor>,
     sessions: Arc<AtomicUsize>,
     sessions_max: usize,
+    /// Sessions that have not shown a credential yet.
+    strangers: Arc<AtomicUsize>,
+    strangers_max: usize,
     connections_max: u32,
     authenticator: Arc<Authenticator>,
     admissions: Admissions,
@@ -57,18 +60,28 @@ pub struct Admitted {
 }
 
 impl Door {
-    /// The door to `workers`.
+    /// The door to `workers`, for so many sessions in all, and so many without a credential.
     #[must_use]
     pub fn new(
         workers: Vec<WorkerDoor>,
-        sessions_max: usize,
+        (sessions_max, strangers_max): (usize, usize),
         connections_max: u32,
         authenticator: Arc<Authenticator>,
         admissions: Admissions,
         meters: Arc<Meters>,
     ) -> Self {
-        let sessions = Arc::new(AtomicUsize::new(0));
-        Self { workers, sessions, sessions_max, connections_max, authenticator, admissions, meters }
+        let (sessions, strangers) = (Arc::default(), Arc::default());
+        Self {
+            workers,
+            sessions,
+            sessions_max,
+            strangers,
+            strangers_max,
+            connections_max,
+            authenticator,
+            admissions,
+            meters,
+        }
     }
 
     /// Open sessions of the whole hub.
@@ -100,7 +113,7 @@ impl Door {
             }
         };
         let entry = match verdict {
-            None => Entry::Open,
+            None => Entry::Open(Place::take(&self.strangers, self.strangers_max).ok_or(Refused::Full)?),
             Some(Ok(principal)) => self.admit(principal),
             Some(Err(error)) => {
                 self.meters.refused(error);

@@ -15,8 +15,8 @@ use crate::wire::command::Subscribe;
 pub enum Entry {
     /// A good credential, with a place among its subject's sessions.
     Good(Arc<Principal>, Admission),
-    /// None: it may come in band.
-    Open,
+    /// None: it may come in band. The place is among those who have not shown one yet.
+    Open(Place),
     /// To be told in band that it may not: its script cannot see an HTTP status.
     Refused(CloseCode, String),
 }

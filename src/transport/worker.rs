@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
-use super::handover::{Handover, Places, Verifier};
+use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::websocket;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
@@ -79,6 +79,8 @@ pub(super) struct Live {
     pub(super) socket: Rc<Socket>,
     /// The socket is to be reset: its close frame did not get through in time.
     pub(super) expired: bool,
+    /// Its place among those who have not shown a credential yet.
+    pub(super) stranger: Option<Place>,
     _places: Places,
 }
 
@@ -156,7 +158,8 @@ impl Worker {
             state.sockets.due.resize(index + 1, u64::MAX);
         }
         state.sockets.due[index] = session.due(&state.fanout);
-        state.sockets.live[index] = Some(Live { session, socket, expired: false, _places: handover.places });
+        state.sockets.live[index] =
+            Some(Live { session, socket, expired: false, stranger: handover.stranger, _places: handover.places });
         if let Some((code, reason)) = handover.refused {
             state.end(id, code, &reason, now);
         }

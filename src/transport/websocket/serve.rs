@@ -12,7 +12,7 @@ use super::frame::{FrameReader, Incoming, Violation};
 use crate::auth::Principal;
 use crate::fanout::SessionId;
 use crate::session::{Admission, Verdict, Verify};
-use crate::transport::handover::{Entry, Handover, Places};
+use crate::transport::handover::{Entry, Handover, Place, Places};
 use crate::transport::worker::{Socket, State, Worker, now};
 use crate::wire::CloseCode;
 use crate::wire::command::Subscribe;
@@ -26,6 +26,8 @@ pub(in crate::transport) struct Opening {
     pub(in crate::transport) name: String,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
+    /// Given back once a credential is good.
+    pub(in crate::transport) stranger: Option<Place>,
     pub(in crate::transport) url: Vec<Subscribe>,
     pub(in crate::transport) places: Places,
 }
@@ -46,12 +48,12 @@ pub(in crate::transport) async fn serve(worker: Rc<Worker>, handover: Handover) 
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
-    let (credential, refused) = match entry {
-        Entry::Good(principal, admission) => (Some((principal, admission)), None),
-        Entry::Open => (None, None),
-        Entry::Refused(code, reason) => (None, Some((code, reason))),
+    let (credential, refused, stranger) = match entry {
+        Entry::Good(principal, admission) => (Some((principal, admission)), None, None),
+        Entry::Open(place) => (None, None, Some(place)),
+        Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
-    let id = worker.open(Rc::clone(&socket), Opening { name, credential, refused, url, places });
+    let id = worker.open(Rc::clone(&socket), Opening { name, credential, refused, stranger, url, places });
     let mut peer =
         Peer { reader: FrameReader::new(worker.config.message_bytes_max), held: early.to_vec(), id, gone: false };
     peer.live(&worker, &socket).await;
@@ -126,6 +128,9 @@ impl Peer {
                 let now = now();
                 if let Some(Some(live)) = state.sockets.live.get_mut(self.id as usize) {
                     live.session.on_verdict(&mut state.fanout, verdict, now);
+                    if live.session.principal().is_some() {
+                        live.stranger = None;
+                    }
                 }
                 state.write(self.id, now.mono);
                 true
