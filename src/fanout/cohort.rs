@@ -46,6 +46,37 @@ pub(super) struct RateWindow {
     /// Sessions that have got this newer value already, by a snapshot or behind a full socket. A
     /// gap behind it changes nothing: the value is the same.
     pub(super) served: FxHashSet<SessionId>,
+    /// Sessions that alone wait for it: they came from another cohort, which owed it to them.
+    pub(super) owed: FxHashSet<SessionId>,
+}
+
+impl RateWindow {
+    /// There is a newer value, for everyone.
+    pub(super) fn renew(&mut self) {
+        self.dirty = true;
+        self.served.clear();
+        self.owed.clear();
+    }
+
+    /// Whether the end of the pause must bring a session something.
+    pub(super) fn owes(&self, session: SessionId) -> bool {
+        (self.dirty && !self.served.contains(&session)) || self.owed.contains(&session)
+    }
+
+    pub(super) fn owe(&mut self, session: SessionId) {
+        if self.dirty {
+            self.served.remove(&session);
+        } else {
+            self.owed.insert(session);
+        }
+    }
+
+    pub(super) fn serve(&mut self, session: SessionId) {
+        if self.dirty {
+            self.served.insert(session);
+        }
+        self.owed.remove(&session);
+    }
 }
 
 /// See the module.
@@ -92,9 +123,17 @@ impl Cohorts {
 
     /// Begins a pause for a stream of a cohort.
     pub(super) fn begin_window(&mut self, id: CohortId, stream: u32, due: u64) {
-        let window = RateWindow { due, dirty: false, served: FxHashSet::default() };
+        let window = RateWindow { due, dirty: false, served: FxHashSet::default(), owed: FxHashSet::default() };
         self.cohorts[id as usize].windows.insert(stream, window);
         self.due.push(Reverse((due, id, stream)));
+    }
+
+    /// Forgets what the pauses of a cohort know of a session that leaves it.
+    pub(super) fn forget(&mut self, id: CohortId, session: SessionId) {
+        for window in self.cohorts[id as usize].windows.values_mut() {
+            window.served.remove(&session);
+            window.owed.remove(&session);
+        }
     }
 
     /// When the next pause ends.

@@ -1,8 +1,6 @@
 //! From events to the outboxes of those who want them.
 
-use rustc_hash::FxHashSet;
-
-use super::cohort::{CohortId, Cohorts, Member};
+use super::cohort::{CohortId, Cohorts, Member, RateWindow};
 use super::lane::{Event, Standing, Update};
 use super::stream::Replica;
 use super::subscriber::{CLOSING, JOINING, Join, QUEUED, Selector, SessionId, overlap_flag};
@@ -50,7 +48,9 @@ impl Fanout {
         if update.seq <= stream.position {
             return;
         }
-        if update.seq > stream.position + 1 {
+        // A book that begins again does so with a snapshot: a change means that it was dropped.
+        let expected = update.seq == stream.position + 1 && !stream.begins_again;
+        if !expected {
             let full = update.book.as_ref().is_none_or(|book| book.full);
             if !self.on_hole(at, update.seq, full) {
                 return;
@@ -58,6 +58,7 @@ impl Fanout {
         }
         let stream = &mut self.streams[at as usize];
         stream.position = update.seq;
+        stream.begins_again = false;
         stream.snapshot = None;
         if let Some(book) = &update.book {
             if book.full {
@@ -83,12 +84,15 @@ impl Fanout {
         if update.seq < stream.position || (!for_everyone && stream.replica.is_some()) {
             return;
         }
+        // Those who wait for the snapshot behind a gap take this one, where theirs was dropped.
+        let for_everyone = for_everyone || stream.begins_again;
         let hole = update.seq > stream.position;
         if hole {
             self.lose(at, update.seq, GapCause::Hub);
         }
         let stream = &mut self.streams[at as usize];
         stream.position = update.seq;
+        stream.begins_again = false;
         let mut window = Window::default();
         window.apply(book.bids(), book.asks());
         stream.replica = Some(Replica { window, ts_event: book.ts_event, received: book.received });
@@ -115,6 +119,7 @@ impl Fanout {
         let stream = &mut self.streams[at as usize];
         stream.position = seq;
         stream.replica = None;
+        stream.begins_again = matches!(id.kind, StreamKind::Book(_));
         stream.snapshot = snapshot;
         let index = self.add_frame(frame.clone(), (0, 0));
         let delivered = self.deliver_every(at, &Parcel { stream: id, frame, from: seq, index });
@@ -157,6 +162,7 @@ impl Fanout {
         let stream = &mut self.streams[at as usize];
         let (id, from) = (stream.id, stream.position + 1);
         stream.position = to;
+        stream.begins_again = false;
         stream.snapshot = None;
         let index = id.index() as u32;
         let mut lost = Vec::new();
@@ -189,9 +195,10 @@ impl Fanout {
             let book = matches!(id.kind, StreamKind::Book(_));
             if book {
                 // Its state may have been among what was dropped.
-                let lost = self.store.sequence(id) > position || stream.replica.is_none();
-                if self.store.sequence(id) > position {
-                    self.lose(at, self.store.sequence(id), GapCause::Hub);
+                let seq = self.store.sequence(id);
+                let lost = seq > position || stream.replica.is_none();
+                if seq > position || stream.begins_again {
+                    self.lose(at, seq, GapCause::Hub);
                 }
                 if lost {
                     self.streams[at as usize].replica = None;
@@ -327,13 +334,12 @@ impl Fanout {
                     let window = self.cohorts.cohort_mut(cohort).windows.get_mut(&(id.index() as u32));
                     if let Some(window) = window {
                         self.counts.conflated += u64::from(window.dirty) * members;
-                        window.dirty = true;
-                        window.served.clear();
+                        window.renew();
                         continue;
                     }
                     self.cohorts.begin_window(cohort, id.index() as u32, now + interval_ns(rate));
                 }
-                self.deliver_newest(at, cohort, &FxHashSet::default(), &mut index);
+                self.deliver_newest(at, cohort, None, &mut index);
             }
         }
     }
@@ -342,19 +348,19 @@ impl Fanout {
     pub(super) fn deliver_due(&mut self, now: u64) {
         while let Some((cohort, stream_index, window)) = self.cohorts.pop_due(now) {
             let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { continue };
-            if !window.dirty {
+            if !window.dirty && window.owed.is_empty() {
                 continue;
             }
             if let Some(rate) = self.cohorts.cohort(cohort).key.max_rate {
                 self.cohorts.begin_window(cohort, stream_index, now + interval_ns(rate));
             }
-            self.deliver_newest(at, cohort, &window.served, &mut None);
+            self.deliver_newest(at, cohort, Some(&window), &mut None);
         }
     }
 
-    /// The stream's newest value to every member of a cohort but those who have it already;
+    /// The stream's newest value to every member of a cohort, or those whom a pause owes it;
     /// `index` is its place in the turn's table, once it has one.
-    fn deliver_newest(&mut self, at: u32, cohort: CohortId, served: &FxHashSet<SessionId>, index: &mut Option<u32>) {
+    fn deliver_newest(&mut self, at: u32, cohort: CohortId, window: Option<&RateWindow>, index: &mut Option<u32>) {
         let id = self.streams[at as usize].id;
         let Some(frame) = self.newest(at) else { return };
         let index = match index {
@@ -363,7 +369,7 @@ impl Fanout {
         };
         let channel = id.kind.channel();
         for member in &self.cohorts.cohort(cohort).members {
-            if served.contains(&member.session) {
+            if window.is_some_and(|window| !window.owes(member.session)) {
                 continue;
             }
             let sub = &mut self.sessions[member.session as usize];
@@ -449,10 +455,8 @@ impl Fanout {
 }
 
 pub(super) fn note_served(cohorts: &mut Cohorts, cohort: CohortId, session: SessionId, id: StreamId) {
-    if let Some(window) = cohorts.cohort_mut(cohort).windows.get_mut(&(id.index() as u32))
-        && window.dirty
-    {
-        window.served.insert(session);
+    if let Some(window) = cohorts.cohort_mut(cohort).windows.get_mut(&(id.index() as u32)) {
+        window.serve(session);
     }
 }
 

@@ -27,6 +27,10 @@ pub(super) struct Stream {
     pub(super) snapshot: Option<Frame>,
     /// Books only; `None` until the window has come.
     pub(super) replica: Option<Replica>,
+    /// Books only: an upstream gap was the last event; a snapshot for everyone comes next.
+    pub(super) begins_again: bool,
+    /// Books only: a request for the window waits for room in the feed thread's mailbox.
+    pub(super) unsent: bool,
     pub(super) cohorts: SmallVec<[CohortId; 2]>,
     /// Sessions whose join could not be served yet.
     pub(super) waiting: Vec<SessionId>,
@@ -42,6 +46,8 @@ impl Stream {
             frame: None,
             snapshot,
             replica: None,
+            begins_again: false,
+            unsent: false,
             cohorts: SmallVec::new(),
             waiting: Vec::new(),
             turn_events: 0,

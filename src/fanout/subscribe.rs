@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::cohort::{CohortId, CohortKey, Covers, Member};
-use super::deliver::{DATA_CHANNELS, entry_feeds, note_served};
+use super::deliver::{DATA_CHANNELS, entry_feeds, interval_ns};
 use super::scope::ScopeId;
 use super::subscriber::{CLOSING, Entry, EntryId, Join, Options, Selector, SessionId};
 use super::worker::Fanout;
@@ -91,6 +93,8 @@ struct Effect {
     cohort: Option<CohortId>,
     /// A rate-limited value that came after the last one sent waits for the end of the pause.
     owed: bool,
+    /// When that pause began.
+    paused_since: Option<u64>,
 }
 
 /// A command's symbol, judged.
@@ -103,6 +107,27 @@ enum Judged {
 struct Beginning<'a> {
     snapshot: Option<bool>,
     resume: &'a [ResumeEntry],
+}
+
+/// What was in effect, before a command with several symbols, for the instruments that it concerns.
+#[derive(Default)]
+struct Before {
+    effects: FxHashMap<InstrumentKey, Option<Effect>>,
+}
+
+impl Before {
+    /// Takes note of those that no earlier symbol concerned.
+    fn note(&mut self, keys: &[InstrumentKey], effect: impl Fn(InstrumentKey) -> Option<Effect>) {
+        for key in keys {
+            self.effects.entry(*key).or_insert_with(|| effect(*key));
+        }
+    }
+
+    fn in_order(self) -> Vec<(InstrumentKey, Option<Effect>)> {
+        let mut effects: Vec<_> = self.effects.into_iter().collect();
+        effects.sort_unstable_by_key(|(key, _)| *key);
+        effects
+    }
 }
 
 impl Fanout {
@@ -127,7 +152,8 @@ impl Fanout {
             }
         }
         let mut outcome = Outcome::default();
-        let mut matched = rustc_hash::FxHashMap::default();
+        let mut matched = FxHashMap::default();
+        let mut before = Before::default();
         let beginning = Beginning { snapshot: options.snapshot, resume };
         for (index, symbol) in symbols.iter().enumerate() {
             let judged = match self.judge(session, symbol) {
@@ -143,7 +169,7 @@ impl Fanout {
                 continue;
             }
             let exact = matches!(judged, Judged::Exact(_));
-            let entry = self.put_entry(session, channel, judged, symbol, (asked, options), held, &beginning);
+            let entry = self.put_entry(session, channel, judged, symbol, (asked, options), held, &mut before);
             let selector = &self.sessions[session as usize].entries[entry as usize].selector;
             outcome.feeds |= entry_feeds(self, selector);
             for key in self.keys_of(selector) {
@@ -153,6 +179,10 @@ impl Fanout {
                     pattern
                 });
             }
+        }
+        self.sessions[session as usize].update_overlap(channel);
+        for (key, before) in before.in_order() {
+            self.transition(session, channel, key, before, &beginning);
         }
         for entry in &mut outcome.accepted {
             entry.pattern = matched.get(&entry.key).copied().flatten();
@@ -170,6 +200,7 @@ impl Fanout {
         symbols: &[String],
     ) -> (Vec<usize>, Vec<(usize, SymbolFault)>, Vec<Frame>) {
         let (mut removed, mut rejected, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut before = Before::default();
         for (index, symbol) in symbols.iter().enumerate() {
             let judged = match Pattern::parse(symbol) {
                 Err(error) => {
@@ -185,16 +216,13 @@ impl Fanout {
                 rejected.push((index, SymbolFault::NotSubscribed));
                 continue;
             };
-            let keys: Vec<InstrumentKey> =
-                self.keys_of(&self.sessions[session as usize].entries[entry as usize].selector);
-            let before = self.effects(session, channel, &keys);
+            let keys = self.keys_of(&self.sessions[session as usize].entries[entry as usize].selector);
+            before.note(&keys, |key| self.effect(session, channel, key));
             self.remove_entry(session, entry);
-            for (key, before) in keys.iter().zip(before) {
-                if let Some(frame) = self.transition_unasked(session, channel, *key, before) {
-                    changed.push(frame);
-                }
-            }
             removed.push(index);
+        }
+        for (key, before) in before.in_order() {
+            changed.extend(self.transition_unasked(session, channel, key, before));
         }
         self.update_session(session, channel);
         (removed, rejected, changed)
@@ -209,6 +237,8 @@ impl Fanout {
         grant: Arc<[Pattern]>,
         clamp: &dyn Fn(Channel, Options) -> Option<Options>,
     ) {
+        // First, for a new feed is told to those that it concerns already.
+        self.learn_new_feeds();
         let before = self.sessions[session as usize].feeds;
         for channel in Channel::ALL {
             self.regrant_channel(session, channel, &grant, clamp);
@@ -376,7 +406,7 @@ impl Fanout {
         }
     }
 
-    /// Makes or replaces one entry, with all that follows from it.
+    /// Makes or replaces one entry, noting what was in effect before the command.
     #[allow(clippy::too_many_arguments)] // One call site; a struct would only rename them.
     fn put_entry(
         &mut self,
@@ -386,7 +416,7 @@ impl Fanout {
         text: &str,
         (asked, options): (Options, Options),
         held: Option<EntryId>,
-        beginning: &Beginning<'_>,
+        before: &mut Before,
     ) -> EntryId {
         let selector = match judged {
             Judged::Exact(key) => Selector::Exact(key),
@@ -396,8 +426,7 @@ impl Fanout {
                 Selector::Pattern { pattern, scope }
             }
         };
-        let keys = self.keys_of(&selector);
-        let before = self.effects(session, channel, &keys);
+        before.note(&self.keys_of(&selector), |key| self.effect(session, channel, key));
         let sub = &mut self.sessions[session as usize];
         sub.next_order += 1;
         let order = sub.next_order;
@@ -407,10 +436,6 @@ impl Fanout {
         let entry = self.attach_entry(session, entry);
         if let Some(held) = held {
             self.remove_entry(session, held);
-        }
-        self.sessions[session as usize].update_overlap(channel);
-        for (key, before) in keys.iter().zip(before) {
-            self.transition(session, channel, *key, before, beginning);
         }
         entry
     }
@@ -494,6 +519,9 @@ impl Fanout {
             Selector::Pattern { .. } => sub.patterns.retain(|p| *p != id),
         }
         if let Some(cohort_id) = entry.cohort {
+            if entry.options.max_rate.is_some() {
+                self.cohorts.forget(cohort_id, session);
+            }
             let cohort = self.cohorts.cohort_mut(cohort_id);
             cohort.members.swap_remove(entry.member as usize);
             if let Some(moved) = cohort.members.get(entry.member as usize) {
@@ -533,15 +561,17 @@ impl Fanout {
         let sub = &self.sessions[session as usize];
         let entry = sub.effective(&self.scopes, channel, key)?;
         let held = &sub.entries[entry as usize];
-        let owed = held.cohort.is_some_and(|cohort| self.is_owed(session, cohort, key));
-        Some(Effect { entry, options: held.options, cohort: held.cohort, owed })
+        let (owed, paused_since) = held.cohort.map_or((false, None), |cohort| self.pause(session, cohort, key));
+        Some(Effect { entry, options: held.options, cohort: held.cohort, owed, paused_since })
     }
 
-    fn is_owed(&self, session: SessionId, cohort: CohortId, key: InstrumentKey) -> bool {
+    /// Whether a pause owes the session something, and when it began.
+    fn pause(&self, session: SessionId, cohort: CohortId, key: InstrumentKey) -> (bool, Option<u64>) {
         let cohort = self.cohorts.cohort(cohort);
-        let id = StreamId { key, kind: cohort.key.kind };
-        let window = cohort.windows.get(&(id.index() as u32));
-        window.is_some_and(|window| window.dirty && !window.served.contains(&session))
+        let index = StreamId { key, kind: cohort.key.kind }.index() as u32;
+        let window = cohort.windows.get(&index);
+        let since = window.zip(cohort.key.max_rate).map(|(window, rate)| window.due - interval_ns(rate));
+        (window.is_some_and(|window| window.owes(session)), since)
     }
 
     fn effects(&self, session: SessionId, channel: Channel, keys: &[InstrumentKey]) -> Vec<Option<Effect>> {
@@ -630,25 +660,37 @@ impl Fanout {
     /// now, and one that has been sent is not repeated.
     fn carry_over(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, before: Effect, after: Effect) {
         let (Some(kind), Some(new)) = (after.options.kind(channel), after.cohort) else { return };
-        if before.cohort == after.cohort || after.options.mode != Mode::Latest {
+        if after.options.mode != Mode::Latest {
             return;
         }
-        let id = StreamId { key, kind };
-        let index = id.index() as u32;
-        if before.owed {
-            if !self.sessions[session as usize].is_joining(index) {
+        let index = StreamId { key, kind }.index() as u32;
+        let owed = before.owed && !self.sessions[session as usize].is_joining(index);
+        let Some(rate) = after.options.max_rate else {
+            if owed {
                 self.sessions[session as usize].mark_dirty(index);
             }
-        } else {
-            note_served(&mut self.cohorts, new, session, id);
+            return;
+        };
+        if let (Some(since), false) = (before.paused_since, self.cohorts.cohort(new).windows.contains_key(&index)) {
+            self.cohorts.begin_window(new, index, since + interval_ns(rate));
+        }
+        if let Some(window) = self.cohorts.cohort_mut(new).windows.get_mut(&index) {
+            if owed { window.owe(session) } else { window.serve(session) }
         }
     }
 
     fn add_snapshot(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, options: Options) {
         let Some(kind) = options.kind(channel) else { return };
         let index = StreamId { key, kind }.index() as u32;
-        let position = self.position(session, channel, key).unwrap_or(0);
+        let (position, begins_again) = match self.stream_slot(StreamId { key, kind }) {
+            Some(at) => (self.streams[at as usize].position, self.streams[at as usize].begins_again),
+            None => (0, false),
+        };
         let sub = &mut self.sessions[session as usize];
+        if begins_again && options.mode == Mode::Every && !sub.is_joining(index) {
+            // Its gap has been told and its snapshot comes anyway, before any change of it.
+            return;
+        }
         let join = match sub.joins.as_ref().and_then(|joins| joins.by_stream.get(&index)) {
             // What comes until the socket takes the snapshot must not be lost.
             None if options.mode == Mode::Every => {
@@ -693,10 +735,10 @@ impl Fanout {
     ) {
         let Some(kind) = options.kind(channel) else { return };
         let id = StreamId { key, kind };
-        let join = self.resume_point(id, beginning.resume).map_or_else(
-            || (beginning.snapshot != Some(false)).then_some(Join::Snapshot),
-            |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }),
-        );
+        let first = (beginning.snapshot != Some(false) && self.may_have_state(id)).then_some(Join::Snapshot);
+        let join = self
+            .resume_point(id, beginning.resume)
+            .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
         if let Some(join) = join {
             self.sessions[session as usize].join(id.index() as u32, join);
         } else {
@@ -704,6 +746,13 @@ impl Fanout {
             // before the session came, must not bring it.
             self.note_served(session, id);
         }
+    }
+
+    /// Whether there is a state to begin with, or may be once it has come. Where there is none the
+    /// first event is the next number, which must not be taken for part of a snapshot.
+    fn may_have_state(&mut self, id: StreamId) -> bool {
+        let at = self.stream_slot(id);
+        matches!(id.kind, StreamKind::Book(_)) || at.is_some_and(|at| self.snapshot(at).is_some())
     }
 
     /// The number after which a stream is to be resumed, if it is listed and can be.

@@ -296,7 +296,7 @@ impl Fanout {
             for (index, window) in &cohort.windows {
                 let key = InstrumentKey(index / StreamKind::COUNT as u32);
                 let effective = sub.effective(&self.scopes, entry.channel, key) == Some(id as u32);
-                if effective && window.dirty && !window.served.contains(&session) {
+                if effective && window.owes(session) {
                     owed.push(*index);
                 }
             }
@@ -400,13 +400,19 @@ impl Fanout {
             && !mailbox.send(request)
         {
             self.counts.requests_full += 1;
-            self.unsent.push(request);
+            if let Some(at) = self.stream_slot(stream)
+                && !std::mem::replace(&mut self.streams[at as usize].unsent, true)
+            {
+                self.unsent.push(request);
+            }
         }
     }
 
     pub(super) fn retry_requests(&mut self) {
         for request in std::mem::take(&mut self.unsent) {
-            if self.stream_slot(request.stream).is_some() {
+            if let Some(at) = self.stream_slot(request.stream)
+                && std::mem::take(&mut self.streams[at as usize].unsent)
+            {
                 self.request_book(request.stream);
             }
         }
