@@ -168,7 +168,7 @@ class Model:
                 rejected[name] = ("bad_symbol",)
             elif not (self.grant.allows(name) if exact else self.grant.touches(name)):
                 rejected[name] = ("not_entitled",)
-            elif exact and name not in self.universe:
+            elif exact and name not in self.universe and name not in self.oracle.iids:
                 rejected[name] = ("unknown_symbol",)
         return rejected
 
@@ -305,7 +305,8 @@ class Model:
         seen = set()
         for item in msg.get("accepted", []):
             self._accept(command, msg, item, names, seen, now)
-        matched = {s for s in self.universe if self.grant.allows(s) and any(patterns.matches(n, s) for n in names)}
+        known = self.universe.union(self.oracle.settled_ids(now))
+        matched = {s for s in known if self.grant.allows(s) and any(patterns.matches(n, s) for n in names)}
         self.check("accepted_exact", matched <= seen,
                    lambda: f"{command.msg}: accepted misses {sorted(matched - seen)[:5]}")
 
@@ -677,6 +678,9 @@ class Model:
         key = venue if symbol == "*" else sym
         if not self.grant.touches(sym) or (symbol != "*" and not self.grant.allows(sym)):
             return self.fail("grant_data", f"{msg} with a grant of {self.grant.symbols}")
+        if key not in self.cover_open and any(patterns.meet(name, sym) for _, name in self.entries):
+            self.report.note("a status of a venue of which a pattern is held that matches nothing there yet", str(msg))
+            return
         if not self.check("status_concerns", key in self.cover_open, lambda: f"{msg}: no instrument held of it"):
             return
         what = (msg["state"], msg.get("cause"))
