@@ -113,7 +113,8 @@ impl Fanout {
         if seq <= stream.position {
             return;
         }
-        if seq > stream.position + 1 && !self.on_hole(at, seq, true) {
+        let hole = seq > stream.position + 1;
+        if hole && !self.on_hole(at, seq, true) {
             return;
         }
         let stream = &mut self.streams[at as usize];
@@ -121,6 +122,11 @@ impl Fanout {
         stream.replica = None;
         stream.begins_again = matches!(id.kind, StreamKind::Book(_));
         stream.snapshot = snapshot;
+        if hole && !stream.begins_again {
+            // The last value may be among what was dropped; the one under the gap's number is not.
+            stream.frame.clone_from(&stream.snapshot);
+            self.touch_latest(at);
+        }
         let index = self.add_frame(frame.clone(), (0, 0));
         let delivered = self.deliver_every(at, &Parcel { stream: id, frame, from: seq, index });
         self.counts.gapped[GapCause::Upstream as usize - 1] += delivered;
@@ -322,6 +328,11 @@ impl Fanout {
             let Some(stream) = self.streams.get_mut(at as usize) else { continue };
             let merged = std::mem::take(&mut stream.turn_events).saturating_sub(1);
             let id = stream.id;
+            // A gap before the first value moves a stream too, and must begin no pause.
+            if self.newest(at).is_none() {
+                continue;
+            }
+            let stream = &self.streams[at as usize];
             let mut index = None;
             for cohort in stream.cohorts.clone() {
                 let key = self.cohorts.cohort(cohort).key;

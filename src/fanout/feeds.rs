@@ -35,7 +35,7 @@ impl Fanout {
 
     /// A feed that was registered since begins with the state that it had then, which is told to
     /// those whose patterns it concerns.
-    pub(super) fn learn_new_feeds(&mut self) {
+    pub fn learn_new_feeds(&mut self) {
         let store = Arc::clone(&self.store);
         for (index, feed) in store.feeds().skip(self.feeds.len()) {
             self.feeds.push(Told::of(&feed.venue, feed.first()));

@@ -237,8 +237,6 @@ impl Fanout {
         grant: Arc<[Pattern]>,
         clamp: &dyn Fn(Channel, Options) -> Option<Options>,
     ) {
-        // First, for a new feed is told to those that it concerns already.
-        self.learn_new_feeds();
         let before = self.sessions[session as usize].feeds;
         for channel in Channel::ALL {
             self.regrant_channel(session, channel, &grant, clamp);
@@ -682,10 +680,13 @@ impl Fanout {
     fn add_snapshot(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, options: Options) {
         let Some(kind) = options.kind(channel) else { return };
         let index = StreamId { key, kind }.index() as u32;
-        let (position, begins_again) = match self.stream_slot(StreamId { key, kind }) {
-            Some(at) => (self.streams[at as usize].position, self.streams[at as usize].begins_again),
-            None => (0, false),
+        let Some(stream) = self.stream_slot(StreamId { key, kind }).map(|at| &self.streams[at as usize]) else {
+            return;
         };
+        let (position, begins_again) = (stream.position, stream.begins_again);
+        // A book whose window is on its way begins with it: what it skips the socket is not to blame for.
+        let unknown = matches!(kind, StreamKind::Book(_)) && stream.replica.is_none();
+        let cause = if unknown { GapCause::Hub } else { GapCause::SlowConsumer };
         let sub = &mut self.sessions[session as usize];
         if begins_again && options.mode == Mode::Every && !sub.is_joining(index) {
             // Its gap has been told and its snapshot comes anyway, before any change of it.
@@ -693,9 +694,7 @@ impl Fanout {
         }
         let join = match sub.joins.as_ref().and_then(|joins| joins.by_stream.get(&index)) {
             // What comes until the socket takes the snapshot must not be lost.
-            None if options.mode == Mode::Every => {
-                Join::Resume { next: position + 1, cause: GapCause::SlowConsumer, snapshot: true }
-            }
+            None if options.mode == Mode::Every => Join::Resume { next: position + 1, cause, snapshot: true },
             None | Some(Join::Snapshot) => Join::Snapshot,
             Some(Join::Resume { next, cause, .. }) => Join::Resume { next: *next, cause: *cause, snapshot: true },
             Some(Join::Lost { from, cause, .. }) => Join::Lost { from: *from, cause: *cause, snapshot: true },

@@ -306,8 +306,9 @@ impl Fanout {
             self.push_gap(session, id, next, position, cause);
             next = position + 1;
         }
+        // Also where the snapshot must be waited for: nothing is told twice.
+        self.sessions[session as usize].join(id.index() as u32, Join::Resume { next, cause, snapshot });
         if next <= position {
-            self.sessions[session as usize].join(id.index() as u32, Join::Resume { next, cause, snapshot });
             return Served::Partly;
         }
         if snapshot { self.serve_snapshot(session, at) } else { Served::Whole }

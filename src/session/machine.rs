@@ -303,6 +303,8 @@ impl Session {
             Verdict::Good(principal, _) if principal.subject == held.subject => {
                 self.set_expiry(principal.expires, now);
                 self.bucket.set_rate(principal.grant.commands_per_second().min(self.config.commands_per_second));
+                // Under the old grant, whose it is: behind the answer nothing of it may come.
+                fanout.learn_new_feeds();
                 fanout.answer(self.id, answer::ok(id, principal.expires));
                 if principal.grant != held.grant {
                     let grant = Arc::clone(&principal.grant);

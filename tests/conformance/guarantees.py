@@ -30,6 +30,10 @@ PART_LIMIT = 150.0
 PARTS = ("http", "credentials", "commands", "scenes", "grant", "random")
 
 
+# Parts of the contract that a hub may say in its own protocol page that it does not make yet.
+WITHOUT = ("binary", "tokens", "admin")
+
+
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ready-file", required=True, help='JSON: {"http", "ws", "ops", "token"}')
@@ -42,6 +46,7 @@ def arguments(argv=None):
     parser.add_argument("--config", help="the hub's configuration file, for minting")
     parser.add_argument("--narrow-token", help="a token narrowed by `symbols`, if there is no --tickhub")
     parser.add_argument("--only", default=",".join(PARTS), help=f"comma-separated parts of: {', '.join(PARTS)}")
+    parser.add_argument("--without", default="", help=f"what this version of the hub does not make yet, of: {', '.join(WITHOUT)}")
     parser.add_argument("--slow", action="store_true", help="also the checks that take a minute (4002)")
     return parser.parse_args(argv)
 
@@ -145,6 +150,9 @@ async def judge(args, timing=None):
     held = claims(ready["token"]).get("symbols")
     world = World(ready["ws"], ready["token"], Oracle(report), report, universe, lag, timing or Timing(),
                   Grant(held) if held else None)
+    world.without = {name for name in args.without.split(",") if name}
+    if world.without:
+        report.fact(f"not asked for: {', '.join(sorted(world.without))}")
     mint = Mint(args.tickhub, args.config, claims(ready["token"]).get("sub"))
     report.fact(f"{len(universe)} instruments; {args.sessions} random sessions for {args.seconds:g}s, {args.stalled} stalled")
     await measure(world, 2.0 if args.seconds >= 10 else 0.7)

@@ -87,6 +87,8 @@ async def table(world):
                           subprotocols=[f"bearer.{good}", "tickhub.v1.json"])
     if isinstance(sock, Socket):
         world.report.check("cred_echo", sock.subprotocol == "tickhub.v1.json", f"echoed {sock.subprotocol}")
+    if "binary" in world.without:
+        return
     sock = await welcomed(world, "cred_good", "offered tickhub.v1.bin", headers=bearer(good), subprotocols=["tickhub.v1.bin"])
     if isinstance(sock, Socket):
         world.report.check("cred_echo", sock.subprotocol == "tickhub.v1.bin", f"echoed {sock.subprotocol}")

@@ -135,7 +135,10 @@ async def binary(world):
 
 
 async def run(world):
-    for part in (url(world), precedence(world), resume(world), far_resume(world), binary(world)):
+    parts = [url(world), precedence(world), resume(world), far_resume(world)]
+    if "binary" not in world.without:
+        parts.append(binary(world))
+    for part in parts:
         try:
             session = await part
             if session:

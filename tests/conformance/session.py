@@ -32,6 +32,7 @@ class World:
     def __init__(self, ws_url, token, oracle, report, universe, lag, timing, grant=None):
         self.ws_url, self.token, self.oracle, self.report = ws_url, token, oracle, report
         self.universe, self.lag, self.timing, self.grant = universe, lag, timing, grant
+        self.without = set()       # what the hub says that it does not make: see WITHOUT in guarantees.py
         self.rates = {}            # (channel, sym) -> events a second, measured at the start
         self.models = []           # every model of every connection, for the checks at the end
         self._flows = {}

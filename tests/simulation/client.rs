@@ -191,7 +191,7 @@ impl Client {
         match code {
             1001 => {}
             4001 => ensure!(self.blocked, "closed as a slow consumer, and the socket took everything"),
-            4500 => ensure!(self.bad_answers >= 10, "closed for {} faulty commands", self.bad_answers),
+            4500 => ensure!(self.bad_answers >= 10 || self.blocked, "closed for {} faulty commands", self.bad_answers),
             code => return Err(format!("closed with {code}")),
         }
         self.closed = Some(code);

@@ -21,7 +21,7 @@ use random::{Random, fresh_seed};
 const RUN_STEPS: usize = 1_500;
 
 /// Actions of each shape, unless `TICKHUB_SIMULATION_STEPS` says otherwise.
-const SHAPE_STEPS: usize = 350_000;
+const SHAPE_STEPS: usize = 1_000_000;
 
 /// Seeds that are always run; as many fresh ones follow as there are steps left.
 const FIXED_SEEDS: u64 = 20;
