@@ -410,7 +410,8 @@ impl Client {
             ensure!(seq <= last, "announced with number {seq}, {last} are published");
             let old = self.streams.get(&(channel, instrument));
             ensure!(old.is_none_or(|stream| stream.due == Due::Change), "announced for no reason");
-            let snapshot = options.snapshot != Some(false);
+            // A change that was not asked for always comes with a snapshot.
+            let snapshot = old.is_some() || options.snapshot != Some(false);
             self.streams.insert((channel, instrument), Stream::new(options, kind, seq, snapshot));
             let epoch = accepted.epoch.or(message.epoch);
             let (venue, right) = VENUES[venue_of(id)];
