@@ -85,7 +85,7 @@ class Model:
         self.cover_open, self.cover = {}, []        # venue or id -> since; closed: (key, from, to)
         self.cover_count = {}
         self.venue_data = {}                        # venue -> when its first data came after a fresh coverage
-        self.events = 0
+        self.events, self.slow_gaps = 0, 0
 
     # -- helpers ------------------------------------------------------------------------------------------------------
     def check(self, rule, ok, detail=""):
@@ -664,6 +664,7 @@ class Model:
             else:
                 self.fail("healthy_no_gap", f"{msg}")
         self.report.counts["healthy_no_gap"] += 1
+        self.slow_gaps += msg["cause"] == "slow_consumer"
         s.last, s.had = last, True
         if s.due and channel != "book":
             s.due, s.spare = False, s.spare + 1
