@@ -5,14 +5,17 @@
 
 mod cohort;
 mod deliver;
+mod entries;
 mod feeds;
 mod lane;
 mod outbox;
+mod regrant;
 mod requests;
 mod scope;
 mod stream;
 mod subscribe;
 mod subscriber;
+mod transition;
 mod turn;
 mod worker;
 

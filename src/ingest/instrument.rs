@@ -446,19 +446,22 @@ impl Core {
     }
 
     pub(super) fn book_lost(&mut self, received: Received, lost: Option<u64>) {
-        if self.book.take().is_some() {
-            self.counters.gaps.increment(1);
-        }
+        let known = self.book.take().is_some();
+        self.counters.gaps.increment(u64::from(known));
         self.writer.publish();
         for depth in Depth::ALL {
             let kind = StreamKind::Book(depth);
             let interest = self.writer.interest(kind);
+            let last = self.writer.sequence(kind);
             let state = &mut self.depths[depth as usize];
+            // Who resumed over a pause may believe in a window that its first answer has not
+            // replaced yet.
+            let believed = known && last > 0 && matches!(state, DepthState::Idle);
             if interest == 0 {
                 *state = DepthState::Idle;
-            } else if matches!(state, DepthState::Live { .. }) {
+            } else if believed || matches!(state, DepthState::Live { .. }) {
                 *state = DepthState::Lost;
-                let seq = self.writer.sequence(kind) + 1;
+                let seq = last + 1;
                 self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
                 self.writer.publish();
                 self.send_gap(kind, self.writer.interest(kind), seq, lost, None);

@@ -1,7 +1,7 @@
 //! Venues: what they send, turned into events at the ingest door.
 //!
 //! A venue has two halves. Its [`Decoder`] is pure: bytes and a receive time in, calls on a
-//! [`Feed`](crate::ingest::Feed) out; the live connection, the replay of recordings and
+//! [`Feed`] out; the live connection, the replay of recordings and
 //! `tickhub normalize` all drive the same one. Its [`Provider`] does the I/O, and the
 //! [`supervisor`] keeps it running. A venue is added by writing a folder beside this file and one
 //! line in [`VENUES`] and [`ProviderConfig`].

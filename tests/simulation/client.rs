@@ -50,6 +50,14 @@ pub(crate) struct Context {
     pub(crate) changes: [Option<(usize, usize)>; 2],
 }
 
+impl Context {
+    /// The number that the worker had seen of a stream at least.
+    fn seen(&self, facts: &Facts<'_>, instrument: usize, kind: usize) -> u64 {
+        let key = facts.keys.iter().position(|of| *of == instrument);
+        key.and_then(|key| self.last.0.get(key)).map_or(0, |last| last[kind])
+    }
+}
+
 /// What is listed for one instrument in a `resume`.
 #[derive(Clone, Debug)]
 pub(crate) struct ResumePoint {
@@ -212,7 +220,7 @@ impl Client {
             None | Some("gap") => self.on_data(facts, &message),
             Some("subscribed") if message.id.is_some() => self.on_subscribed(facts, &message),
             Some("subscribed") => self.on_announcement(facts, &message),
-            Some("unsubscribed") if message.id.is_some() => self.on_unsubscribed(&message),
+            Some("unsubscribed") if message.id.is_some() => self.on_unsubscribed(facts, &message),
             Some("unsubscribed") => self.on_withdrawn(&message),
             Some("error") => self.on_error(facts, &message),
             Some("pong") => {
@@ -302,7 +310,7 @@ impl Client {
         }
         self.entries
             .retain(|entry| is_pattern(entry.symbol) || (entry.options.is_some() && allowed.covers(entry.symbol)));
-        self.look_at_effects(None, Due::End);
+        self.look_at_effects(facts, None, Due::End, &sent.context)?;
         for feed in 0..VENUES.len() {
             let was = self.views[feed].clone();
             self.set_concern(feed);
@@ -315,7 +323,7 @@ impl Client {
 
     /// What a change of entries means for each stream that reaches the client. `end` is what must
     /// be told of those that do no longer.
-    fn look_at_effects(&mut self, channel: Option<usize>, end: Due) {
+    fn look_at_effects(&mut self, facts: &Facts<'_>, channel: Option<usize>, end: Due, context: &Context) -> Check {
         let mut gone = Vec::new();
         let mut changed = Vec::new();
         for ((of, instrument), stream) in &self.streams {
@@ -334,16 +342,24 @@ impl Client {
             let stream = self.streams.get_mut(&at).expect("it was there");
             match options {
                 Some(options) => stream.adopt(options),
-                None => stream.due = Due::Change,
+                None => {
+                    (stream.due, stream.due_seen) = (Due::Change, context.seen(facts, at.1, stream.kind));
+                    // An unsubscribe tells of what is missing before its answer.
+                    if end == Due::Nothing {
+                        stream.check_end(stream.due_seen)?;
+                    }
+                }
             }
         }
         for at in gone {
+            let stream = self.streams.get_mut(&at).expect("it was there");
+            (stream.due, stream.due_seen) = (end, context.seen(facts, at.1, stream.kind));
             if end == Due::Nothing {
+                stream.check_end(stream.due_seen)?;
                 self.streams.remove(&at);
-            } else {
-                self.streams.get_mut(&at).expect("it was there").due = end;
             }
         }
+        Ok(())
     }
 
     fn on_withdrawn(&mut self, message: &Message<'_>) -> Check {
@@ -357,11 +373,12 @@ impl Client {
             let stream =
                 self.streams.remove(&(channel, instrument)).ok_or("withdrawn, but it did not reach the client")?;
             ensure!(stream.due == Due::End, "withdrawn, but still entitled: {symbol}");
+            stream.check_end(stream.due_seen)?;
         }
         Ok(())
     }
 
-    fn on_unsubscribed(&mut self, message: &Message<'_>) -> Check {
+    fn on_unsubscribed(&mut self, facts: &Facts<'_>, message: &Message<'_>) -> Check {
         let sent = self.answered(message)?;
         let What::Unsubscribe { channel, symbols } = &sent.what else {
             return Err(format!("unsubscribed for {sent:?}"));
@@ -382,7 +399,7 @@ impl Client {
         ensure!(message.symbols.as_ref() == Some(&removed), "unsubscribed in place of {removed:?}");
         let told: Vec<_> = message.rejected.iter().flatten().map(|fault| (fault.symbol, fault.code)).collect();
         ensure!(told == rejected, "rejected in place of {rejected:?}");
-        self.look_at_effects(Some(channel), Due::Nothing);
+        self.look_at_effects(facts, Some(channel), Due::Nothing, &sent.context)?;
         for feed in 0..VENUES.len() {
             self.set_concern(feed);
         }
@@ -410,6 +427,7 @@ impl Client {
             ensure!(seq <= last, "announced with number {seq}, {last} are published");
             let old = self.streams.get(&(channel, instrument));
             ensure!(old.is_none_or(|stream| stream.due == Due::Change), "announced for no reason");
+            old.map_or(Ok(()), |stream| stream.check_end(stream.due_seen))?;
             // A change that was not asked for always comes with a snapshot.
             let snapshot = old.is_some() || options.snapshot != Some(false);
             self.streams.insert((channel, instrument), Stream::new(options, kind, seq, snapshot));
@@ -583,6 +601,9 @@ impl Client {
                     stream.extra_due |= facts.instruments[instrument].streams[kind].has_value(seq);
                 }
                 continue;
+            }
+            if let Some(old) = self.streams.get(&(channel, instrument)) {
+                old.check_end(context.seen(facts, instrument, old.kind))?;
             }
             let point = resume.iter().find(|p| p.instrument == instrument && p.right_epoch && p.seq <= most);
             let stream = match point {

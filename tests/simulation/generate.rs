@@ -197,7 +197,9 @@ impl Maker {
                 let events = random.pick(&[1, 2, 5, 20, 4096, 4096, 4096]);
                 Action::Turn { worker: random.index(2), events }
             }
-            Kind::Advance => Action::Advance { micros: random.pick(&[100, 1_000, 20_000, 50_000, 300_000, 1_500_000]) },
+            Kind::Advance => {
+                Action::Advance { micros: random.pick(&[100, 1_000, 20_000, 50_000, 300_000, 1_500_000, 12_000_000]) }
+            }
             _ => self.of_a_client(random, weights, client),
         }
     }

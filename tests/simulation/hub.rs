@@ -87,6 +87,13 @@ impl Worker {
         self.dropped.load(Ordering::Relaxed) > 0
     }
 
+    /// The events that wait for each full socket, by session.
+    pub(crate) fn blocked_events(&self) -> Vec<(SessionId, Option<usize>)> {
+        let sessions = (0..self.sockets.0.len() as SessionId).filter(|id| self.sockets.0[*id as usize].is_some());
+        let waiting = |id| self.fanout.is_blocked(id).then(|| self.fanout.backlog(id).0);
+        sessions.map(|id| (id, waiting(id))).collect()
+    }
+
     /// One turn, as the worker's loop takes it; whether every lane is empty behind it.
     pub(crate) fn turn(&mut self, events_max: usize, now: u64) -> bool {
         let (mut events, mut resync) = (0, false);

@@ -1,4 +1,47 @@
-//! A randomized simulation of the hub's inner loop against a plain model.
+//! A randomized simulation of the hub's inner loop against a plain model: the seven guarantees of
+//! the protocol page, the rules of entries and grants, the values, and the bounds of what waits.
+//!
+//! The real store, ingest, lanes, fan-out workers and sessions run on one thread with a virtual
+//! clock; sockets take what they like; clients judge every byte by the protocol page alone, against
+//! a model of what the venues published. A run is a list of [`action::Action`]s made from a seed.
+//! One that breaks a rule is shrunk, and printed with its seed.
+//!
+//! `TICKHUB_SIMULATION_SEED` runs that seed in each shape, `TICKHUB_SIMULATION_STEPS` sets the
+//! actions of each shape.
+//!
+//! Where the page leaves room, clients hold the hub to this:
+//! - A book's gap may be followed by another that begins where it ends; the snapshot's number is
+//!   then the `to` of the last one.
+//! - A snapshot asked for in the middle of a stream in mode `every` stands behind every event up to
+//!   its number. While a book's window is still on its way, a gap of cause `hub` may stand for them.
+//! - A resume across a pause of a book may begin with the snapshot alone, where no number but the
+//!   snapshot's own was missed.
+//! - Without a snapshot, the first event of mode `latest` may carry the number of the answer.
+//! - Behind the `ok` of a renewal, gaps may come until what it takes away is told.
+//! - A pattern of a channel or mode that a renewal refuses stays held, and counts as a subscription.
+//! - What a resume does not list of a book's state, a client does not have: after a gap it resumes
+//!   from the number of its last whole state.
+//!
+//! Mutations of the hub that were tried by hand, each with 300,000 actions a shape. Caught by every
+//! shape, unless another number is given: a gap one number short; a full outbox's gap from one
+//! number too late; `served` never noted; no check of the position in `on_numbered`; `leave()`
+//! without its gap, or without taking back the dirty mark; `carry_over()` left out; an answer that
+//! overtakes the turn; pauses ended before the turn's values are given out; live events before a
+//! pending snapshot; each overlapping entry delivering; the shortest pattern winning; a partial
+//! frame begun again; a resync without streams (5), without feeds (5); a scope without its grant; an
+//! exact id outside the grant; exact entries that survive a renewal; a renewal that looks at the old
+//! instruments only; a drain that releases nothing; no pause, one a tenth too short, one twice too
+//! long; a book resumed over what is not held (5), over a gap (1: books); an upstream gap missing
+//! from the ring (5), or from the slot's number; replicas that miss changes; a window that `latest`
+//! is not told of; states to everyone, or from the store; a resume of another epoch, or above the
+//! hub's number; an outbox without a bound; waiting sessions not looked at again; requests forgotten
+//! where the mailbox is full; a lost book that goes on as it was; a re-claimed book with a new
+//! number; a ticker for every quote; a later instrument not announced; an asked-for snapshot
+//! dropped; a turn that ends at the first full socket; a closed session that leaves entries; a depth
+//! that is not lowered.
+//! Not caught, for it changes nothing that can be seen: a book's ring that is not cleared after a
+//! pause (its first number is missing there anyway).
+
 // The model says each rule as the protocol page does, which is not always the shortest way.
 #![allow(clippy::needless_range_loop, clippy::nonminimal_bool, clippy::type_complexity)]
 
@@ -9,6 +52,7 @@ mod grants;
 mod hub;
 mod message;
 mod random;
+mod regressions;
 mod shrink;
 mod stream;
 mod truth;
@@ -23,7 +67,7 @@ use random::{Random, fresh_seed};
 const RUN_STEPS: usize = 1_500;
 
 /// Actions of each shape, unless `TICKHUB_SIMULATION_STEPS` says otherwise.
-const SHAPE_STEPS: usize = 1_000_000;
+const SHAPE_STEPS: usize = 500_000;
 
 /// Seeds that are always run; as many fresh ones follow as there are steps left.
 const FIXED_SEEDS: u64 = 20;

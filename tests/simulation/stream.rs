@@ -75,6 +75,8 @@ pub(crate) struct Stream {
     /// Resumed: its first gap may be one of what the hub no longer holds.
     pub(crate) resumed: bool,
     pub(crate) due: Due,
+    /// What must have come when that is told.
+    pub(crate) due_seen: u64,
     pub(crate) window: Option<Window>,
     /// The number that `window` is the state of.
     pub(crate) state_at: u64,
@@ -113,6 +115,7 @@ impl Stream {
             extra_due: false,
             resumed: false,
             due: Due::Nothing,
+            due_seen: 0,
             window: None,
             state_at: 0,
             last_update: None,
@@ -296,6 +299,18 @@ impl Stream {
         if self.is_book() {
             (self.pending, self.window) = (Some(to), None);
         }
+        Ok(())
+    }
+
+    /// The stream ends here: what the worker had seen when it took the command, up to `seen`, must
+    /// have come or been named by a gap.
+    pub(crate) fn check_end(&self, seen: u64) -> Check {
+        let began = !matches!(self.phase, Phase::Start { snapshot: true, .. });
+        ensure!(
+            !self.options.every || !began || self.next > seen,
+            "ends at {}, and {seen} was published before\n    with {self:?}",
+            self.next - 1
+        );
         Ok(())
     }
 

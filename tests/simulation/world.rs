@@ -16,7 +16,7 @@ use crate::action::{Action, INSTRUMENTS, Level, ResumeFrom, Subscribe, Take, VEN
 use crate::client::{BOOK_CHANNEL, Change, Client, Context, Facts, ResumePoint, Sent, What, channel_index, venue_of};
 use crate::grants::{GRANTS, principal};
 use crate::hub::{Hub, Sizes};
-use crate::stream::{Check, ensure};
+use crate::stream::{Check, Due, ensure};
 use crate::truth::{self, BOOK, DEPTHS, Window};
 
 /// Turns after which everything must have arrived, whatever the sizes are.
@@ -173,6 +173,7 @@ impl World {
             | Action::BookLost { instrument, .. } => *instrument,
             other => return Err(format!("{other:?} is no publication")),
         };
+        let used = if self.market.instruments[index].book_is_live() { self.used_depths(index) } else { [false; 4] };
         let Some(writer) = self.writers[index].as_mut() else { return Ok(()) };
         let plain = &mut self.market.instruments[index];
         match action {
@@ -222,7 +223,28 @@ impl World {
             }
             _ => {}
         }
-        self.check_numbers(index)
+        self.check_numbers(index)?;
+        let plain = &self.market.instruments[index];
+        for (depth, _) in used.iter().enumerate().filter(|(_, used)| **used && !plain.book_is_live()) {
+            let last = plain.streams[BOOK + depth].numbers.last();
+            ensure!(last.is_some_and(|number| number.gap.is_some()), "a book of depth {depth} was lost without a gap");
+        }
+        Ok(())
+    }
+
+    /// The depths of an instrument's book that some client has, live and up to date.
+    fn used_depths(&self, index: usize) -> [bool; 4] {
+        std::array::from_fn(|depth| {
+            let (last, kind) = (self.market.instruments[index].streams[BOOK + depth].last(), BOOK + depth);
+            self.slots.iter().flatten().any(|slot| {
+                let stream = slot.client.streams.get(&(BOOK_CHANNEL, index));
+                let has = stream.is_some_and(|s| {
+                    let told = s.due == Due::Nothing && !s.resumed;
+                    told && s.kind == kind && s.window.is_some() && s.state_at == last
+                });
+                has && slot.client.sent.is_empty() && slot.session.closed().is_none()
+            })
+        })
     }
 
     /// The hub's numbers are those of the model; of books they are taken note of.
@@ -284,7 +306,13 @@ impl World {
     fn turn(&mut self, worker: usize, events: usize) -> Result<bool, String> {
         let (last, known, now) = (self.market.last(), self.market.keys.len(), self.hub.now);
         let worker = &mut self.hub.workers[worker];
+        let waiting = worker.blocked_events();
         let empty = worker.turn(events, now);
+        for ((id, before), (_, after)) in waiting.iter().zip(worker.blocked_events()) {
+            // A full socket's outbox takes no more than its bound, even while it catches up.
+            let most = before.map(|before| before.max(self.sizes.outbox.events_max * 4));
+            ensure!(most.is_none() || after <= most, "session {id}: {before:?} events waited, now {after:?}");
+        }
         self.turn_events_max = self.turn_events_max.max(events.min(worker.lanes.len() * self.sizes.lane_events));
         if empty {
             (worker.seen, worker.known) = (last, known);

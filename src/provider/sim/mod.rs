@@ -1,7 +1,7 @@
 //! The simulated venue: a seeded market that needs no network, misbehaving on demand.
 //!
-//! What happens is decided by the seed alone ([`market`]), when it happens by an absolute
-//! schedule ([`schedule`]); this file runs the two against the clock. `ts` is the planned time of
+//! What happens is decided by the seed alone (`market`), when it happens by an absolute
+//! schedule (`schedule`); this file runs the two against the clock. `ts` is the planned time of
 //! an event, so receive time minus `ts` hides no delay of the generator.
 
 mod config;
