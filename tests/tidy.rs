@@ -38,13 +38,7 @@ const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 100;
 
 /// Files and functions that are longer, with the reason. None is best.
-const LONGER: &[(&str, &str)] = &[
-    (
-        "src/fanout/subscribe.rs",
-        "entries, grants and the transitions between them are one machine; a part of it may move",
-    ),
-    ("tests/simulation/client.rs", "what one client may expect, message by message, is read from top to bottom"),
-];
+const LONGER: &[(&str, &str)] = &[];
 
 /// Texts that stand in some places only: where, and why. Tests are free of these.
 const CONFINED: &[(&str, &[&str], &str)] = &[

@@ -14,6 +14,7 @@
 //!   then the `to` of the last one.
 //! - A snapshot asked for in the middle of a stream in mode `every` stands behind every event up to
 //!   its number. While a book's window is still on its way, a gap of cause `hub` may stand for them.
+//! - Where an `unsubscribe` or a renewal changes mode or depth, a snapshot always follows.
 //! - A resume across a pause of a book may begin with the snapshot alone, where no number but the
 //!   snapshot's own was missed.
 //! - Without a snapshot, the first event of mode `latest` may carry the number of the answer.
@@ -46,7 +47,10 @@
 #![allow(clippy::needless_range_loop, clippy::nonminimal_bool, clippy::type_complexity)]
 
 mod action;
+mod answers;
 mod client;
+mod client_side;
+mod feed_side;
 mod generate;
 mod grants;
 mod hub;
@@ -54,6 +58,7 @@ mod message;
 mod random;
 mod regressions;
 mod shrink;
+mod states;
 mod stream;
 mod truth;
 mod world;

@@ -2,7 +2,7 @@
 
 use tickhub::fanout::OutboxLimits;
 
-use crate::action::{Action, ResumeFrom, Subscribe, Take};
+use crate::action::{Action, Subscribe, Take};
 use crate::hub::Sizes;
 use crate::shrink::run;
 
@@ -175,7 +175,7 @@ fn the_symbols_of_one_command_take_effect_at_once() {
 #[test]
 fn an_upstream_gap_before_the_first_value_is_told_to_a_full_socket() {
     let gap = Action::Lost { instrument: 0, kind: 2, lost: Some(4) };
-    let story = [socket(Take::Stall), subscribe("trade", &["SIM:*"], PLAIN), turn(), gap, turn(), trade(0), turn()];
+    let story = [socket(Take::Stall), subscribe("trade", &["SIM:*"], PLAIN), turn(), gap, turn()];
     check(ROOMY, &all(&[&[claim(0)], &connect(0), &story]));
 }
 
@@ -189,11 +189,12 @@ fn the_value_that_a_lane_dropped_before_a_gap_reaches_latest() {
 }
 
 #[test]
-fn a_resume_goes_on_once_and_whole() {
-    let every = Subscribe { overflow: Some("gap"), ..PLAIN };
-    let resume = Subscribe { resume: Some(ResumeFrom::Have), ..PLAIN };
-    let story = [subscribe("trade", &["SIM:*"], every), trade(0), turn(), Action::Disconnect { client: 0 }];
-    let back = [trade(0), trade(0), Action::Connect { client: 0, worker: 1, grant: 0 }];
-    let end = [subscribe("trade", &["SIM:*"], resume), trade(0), Action::Turn { worker: 1, events: usize::MAX }];
-    check(ROOMY, &all(&[&[claim(0)], &connect(0), &story, &back, &end]));
+fn a_snapshot_that_waits_for_its_book_repeats_nothing() {
+    let other = |command| Action::Subscribe { client: 1, command };
+    let book_of = |snapshot| Subscribe { channel: "book", symbols: vec!["SIM:*"], snapshot, ..PLAIN };
+    let begin = [Action::Connect { client: 1, worker: 1, grant: 0 }, Action::Turn { worker: 1, events: 9 }];
+    let begin = all(&[&[claim(0), book(0, 9_001)], &begin, &[other(book_of(None)), serve()], &connect(0)]);
+    let mine = |snapshot| Action::Subscribe { client: 0, command: book_of(Some(snapshot)) };
+    let story = [mine(false), mine(true), change(0, 9_002), turn(), change(0, 9_003), turn()];
+    check(ROOMY, &all(&[&begin, &story]));
 }
