@@ -23,8 +23,9 @@ from ws import GUID, mask_bytes
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def make_token(symbols=None, seconds=3600, role="viewer"):
-    body = {"sub": "someone", "role": role, "exp": int(time.time() + seconds), "iat": int(time.time())}
+def make_token(symbols=None, seconds=3600, subject="someone", **limits):
+    body = {"sub": subject, "role": "viewer", "exp": int(time.time() + seconds), "iat": int(time.time())}
+    body.update((name, value) for name, value in limits.items() if value is not None)
     if symbols:
         body["symbols"] = symbols
     text = base64.urlsafe_b64encode(json.dumps(body).encode()).rstrip(b"=").decode()
@@ -293,9 +294,13 @@ def main():
     two.add_argument("--symbols")
     two.add_argument("--ttl", default="1h")
     two.add_argument("--config")
+    two.add_argument("--subject", default="someone")
+    two.add_argument("--max-rate", type=int)
+    two.add_argument("--depth", type=int)
     args = parser.parse_args()
     if args.command == "token":
-        print(make_token(args.symbols.split(",") if args.symbols else None, int(args.ttl[:-1]) * UNITS[args.ttl[-1]]))
+        print(make_token(args.symbols.split(",") if args.symbols else None, int(args.ttl[:-1]) * UNITS[args.ttl[-1]],
+                         args.subject, max_rate=args.max_rate, depth=args.depth))
     else:
         asyncio.run(serve(args.ready_file, [b for b in args.breaks.split(",") if b]))
 

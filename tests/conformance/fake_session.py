@@ -90,7 +90,8 @@ class FakeSession:
         body = claims(token)
         self.symbols, self.sub, self.authenticated = body.get("symbols"), body.get("sub"), True
         self.expires = body.get("exp", 0)
-        self.say(op="welcome", session=self.name, server="tickhub/fake", token_expires=str(self.expires * 10 ** 9), limits=LIMITS)
+        self.limits = {**LIMITS, "max_rate": body.get("max_rate"), "depth": body.get("depth", 0)}
+        self.say(op="welcome", session=self.name, server="tickhub/fake", token_expires=str(self.expires * 10 ** 9), limits=self.limits)
 
     def allows(self, sym):
         return self.symbols is None or any(patterns.matches(p, sym) for p in self.symbols)
@@ -196,7 +197,15 @@ class FakeSession:
                 bad |= any((channel, s) in self.live for s in resume["seq"])
         if bad:
             raise Fault("bad_message")
-        return {"mode": mode, "max_rate": rate, "depth": msg.get("depth", 10) if channel == "book" else None}
+        most, deepest = self.limits["max_rate"], self.limits["depth"]
+        if most and "limits" not in self.breaks:
+            if mode == "every" and channel in ("ticker", "quote", "book"):
+                raise Fault("not_entitled")
+            rate = min(rate or most, most) if mode == "latest" else rate
+        depth = msg.get("depth", 10) if channel == "book" else None
+        if depth is not None and deepest and not 0 < depth <= deepest:
+            depth = deepest
+        return {"mode": mode, "max_rate": rate, "depth": depth}
 
     def _fault_of(self, name):
         if patterns.split(name) is None:

@@ -83,6 +83,8 @@ def cast(world, args, narrow):
         if index % 50 == 0:
             budget = max(budget, args.budget / 10)
         token, grant = narrow if narrow[0] and index % 8 == 5 else (None, None)
+        if index % 8 == 1 and world.limited:
+            token = world.limited
         actors.append(Actor(world, index, args.seed, budget, token, grant, pauses=index % 9 == 4))
     return actors
 
@@ -151,10 +153,11 @@ async def judge(args, timing=None):
     world.without = {name for name in args.without.split(",") if name}
     if world.without:
         report.fact(f"not asked for: {', '.join(sorted(world.without))}")
-    mint = Mint(args.tickhub, args.config)
+    mint = Mint(args.tickhub, args.config, claims(ready["token"]).get("sub"))
     report.fact(f"{len(universe)} instruments; {args.sessions} random sessions for {args.seconds:g}s, {args.stalled} stalled")
     await measure(world, 2.0 if args.seconds >= 10 else 0.7)
     slow = [asyncio.create_task(probe_commands.quiet_close(world))] if args.slow else []
+    world.limited = mint.token(extra=("--max-rate", "4", "--depth", "10")) if "random" in args.parts else None
     narrow = probe_grant.narrowed(world, mint, args.narrow_token) if args.parts & {"grant", "random"} else (None, None)
     parts = [("http", lambda: probe_http.run(world, rest, ready.get("ops"))),
              ("credentials", lambda: probe_credentials.run(world)),

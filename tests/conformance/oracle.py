@@ -99,8 +99,9 @@ class Oracle:
         self.recent = OrderedDict()        # (sym, depth, seq) -> book, to explain differences
         self.recent_levels = 0
         self.moments = OrderedDict()       # (sym, ts, rx) -> {depth: (seq, book)}: windows after the same change
+        self.batches = OrderedDict()       # (ts, rx) -> its only instrument, or None if several share these times
         self.memo = OrderedDict()          # (book, raw delta) -> book
-        self.iids = {}
+        self.iids, self.iid_times = {}, {}
         self.epochs = {}
         self.sessions_named = set()
         self.statuses = {}                 # (sym, state, ts) -> first arrival
@@ -247,6 +248,11 @@ class Oracle:
         if p.depth in moment and moment[p.depth][0] != p.seq:
             moment["several"] = True     # one message of the venue made several changes: not comparable
         moment[p.depth] = (p.seq, book)
+        times = (p.msg["ts"], p.msg["rx"])
+        if self.batches.setdefault(times, p.sym) != p.sym:
+            self.batches[times] = None   # a batch: several changes of one instrument may share these times
+        if len(self.batches) > 8000:
+            self.batches.popitem(last=False)
         while len(self.moments) > 4000:
             self._compare_depths(*self.moments.popitem(last=False))
 
@@ -255,7 +261,7 @@ class Oracle:
             self._compare_depths(*self.moments.popitem(last=False))
 
     def _compare_depths(self, where, moment):
-        if "several" in moment or len(moment) < 2:
+        if "several" in moment or len(moment) < 2 or self.batches.get(where[1:], where[0]) != where[0]:
             return
         depths = sorted(moment, key=lambda d: d or 1 << 30)
         for small, large in zip(depths, depths[1:]):
@@ -269,7 +275,12 @@ class Oracle:
     # -- other facts that must agree -----------------------------------------------------------------------------------
     def iid(self, sym, iid, session):
         known = self.iids.setdefault(sym, iid)
+        self.iid_times.setdefault(sym, time.monotonic())
         self.report.check("iid_stable", known == iid, lambda: f"{sym} has iid {iid} here, {known} elsewhere", session)
+
+    def settled_ids(self, now):
+        """Instruments that some session was told of more than two seconds ago: every answer must know them."""
+        return [sym for sym, since in self.iid_times.items() if since < now - 2]
 
     def epoch(self, sym, epoch):
         """A feed whose epoch changes numbers anew: what was remembered of its streams is forgotten."""

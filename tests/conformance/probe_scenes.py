@@ -5,6 +5,7 @@ import struct
 
 
 from session import Session
+from ws import Refused
 
 KINDS = {1: "ticker", 2: "quote", 3: "trade", 4: "book", 5: "bar", 7: "gap"}
 
@@ -97,7 +98,10 @@ async def binary(world):
     """Not the values, which need the published offsets: the framing of records and the iid of each."""
     report, records = world.report, []
     session = Session(world, "binary")
-    await session.open(subprotocols=["tickhub.v1.bin"])
+    try:
+        await session.open(subprotocols=["tickhub.v1.bin"])
+    except Refused as refused:
+        return report.check("binary_form", False, f"tickhub.v1.bin is not spoken: {refused}")
     plain = session._receive
 
     def receive(raw, is_text):

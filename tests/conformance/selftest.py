@@ -37,7 +37,7 @@ CASES = {
     "leak_code": ("grant_code", "grant,random"), "leak_rest": ("grant_rest", "grant"),
     "renewal_keeps": ("grant_renewal", "commands"), "healthy_gap": ("healthy_no_gap", RANDOM),
     "healthy_closed": ("healthy_not_closed", RANDOM), "stalled_kept": ("stalled_closed", RANDOM),
-    "lose_id": ("answered", "commands"), "echo": ("options_echo", RANDOM), "accepted_misses": ("accepted_exact", RANDOM),
+    "lose_id": ("answered", "commands"), "echo": ("options_echo", RANDOM), "limits": ("grant_code options_echo", RANDOM), "accepted_misses": ("accepted_exact", RANDOM),
     "iid": ("iid_stable", RANDOM), "unsubscribe_silent": ("rejected_exact", RANDOM),
     "bad_symbol_ok": ("rejected_exact", "commands"), "unknown_member": ("malformed", "commands"),
     "ten_bad": ("ten_bad", "commands"), "ten_rate": ("ten_rate", "commands"), "frames": ("ws_frames", "commands"),

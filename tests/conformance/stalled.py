@@ -45,6 +45,31 @@ async def judge(world, session, since):
     session.socket.abort()
 
 
+async def late_reader(world):
+    """A session that reads again before its time is over: gaps name what it missed, and its books are whole again."""
+    session = Session(world, "late reader")
+    await session.open(rcvbuf=4096)
+    session.model.slack_until = float("inf")
+    for channel, options in (("book", {}), ("trade", {}), ("quote", {"mode": "every"}), ("ticker", {"mode": "every"})):
+        await session.command({"op": "subscribe", "channel": channel, "symbols": ["*"], **options})
+    session.socket.pause()
+    await asyncio.sleep(world.timing.stall * 0.7)
+    session.socket.resume()
+    await asyncio.sleep(world.timing.stall * 0.25)
+    if not session.socket.alive:
+        world.report.check("stalled_closed", False, f"closed {session.socket.close_code} before its time", session)
+    elif session.model.slow_gaps:
+        world.report.fact(f"late reader: {session.model.slow_gaps} slow_consumer gaps")
+    else:
+        world.report.note("the late reader lost nothing: its outbox and the buffers of the system were large enough")
+    for (channel, sym), s in session.model.streams.items():
+        newest, _ = world.oracle.newest.get((sym, channel, s.depth), (0, 0))
+        world.report.check("gap_exact", not session.socket.alive or s.book_gap is None and newest - s.last < 200,
+                           lambda: f"{channel} {sym}: at {s.last} with others at {newest}, gap without snapshot: {s.book_gap}",
+                           session)
+    await session.close()
+
+
 async def run(world, count):
     """Start `count` stalled sessions; returns a task that judges them when their time is over."""
     begun = []
@@ -55,5 +80,5 @@ async def run(world, count):
             world.report.note("a stalled session could not be set up", repr(error))
 
     async def all_of_them():
-        await asyncio.gather(*(judge(world, session, since) for session, since in begun))
+        await asyncio.gather(*(judge(world, session, since) for session, since in begun), *[late_reader(world)] * bool(begun))
     return asyncio.create_task(all_of_them())

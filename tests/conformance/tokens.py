@@ -15,16 +15,18 @@ def claims(token):
 
 
 class Mint:
-    def __init__(self, tickhub=None, config=None):
-        self.tickhub, self.config = tickhub, config
+    def __init__(self, tickhub=None, config=None, subject=None):
+        self.tickhub, self.config, self.subject = tickhub, config, subject
         self.error = None
 
-    def token(self, symbols=None, ttl="1h", role="viewer", extra=()):
+    def token(self, symbols=None, ttl="1h", role="viewer", extra=(), subject=None):
         """A token, or None (with the reason in `error`) if there is no way to mint one."""
         if not self.tickhub:
             self.error = "no --tickhub given"
             return None
         command = [self.tickhub, "token", "--role", role, "--ttl", ttl, *extra]
+        if subject or self.subject:
+            command += ["--subject", subject or self.subject]
         if symbols:
             command += ["--symbols", symbols]
         if self.config:

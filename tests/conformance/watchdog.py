@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from model import STALL
+from delivery import STALL
 
 STEP = 0.5
 
