@@ -32,6 +32,10 @@ pub const RING_BUDGET_SHARE: usize = 1024;
 /// that overlaps it. Exact ids are bounded by the grant only.
 pub const SESSION_PATTERNS_MAX: usize = 100;
 
+/// Bytes of answers, announcements and states behind one full socket, beyond which the session is
+/// closed as slow: the answer to a wildcard over every instrument that a hub can hold fits.
+pub const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Text of an upstream that a log line may carry, in bytes.
 pub const LOG_TEXT_BYTES_MAX: usize = 200;
 

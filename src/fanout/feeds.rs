@@ -90,18 +90,23 @@ impl Fanout {
         let Some(told) = self.feeds.get_mut(usize::from(feed)).filter(|told| told.changes < changes) else { return };
         *told = Told { changes, state, frame: frame.clone() };
         let index = self.add_frame(frame.clone(), (0, 0));
+        let mut full = Vec::new();
         for (session, sub) in &mut self.sessions {
             if sub.feeds >> feed & 1 == 0 || sub.flags & CLOSING != 0 {
                 continue;
             }
             if sub.flags & QUEUED != 0 {
                 sub.outbox.push(frame.clone(), false);
+                full.push(session as SessionId);
             } else {
                 if sub.turn.is_empty() {
                     self.turn.touched.push(session as SessionId);
                 }
                 sub.turn.push(index);
             }
+        }
+        for session in full {
+            self.bound_control(session);
         }
     }
 }

@@ -13,6 +13,7 @@ use super::requests::{BookRequest, Requests};
 use super::scope::Scopes;
 use super::stream::Stream;
 use super::subscriber::{CLOSING, QUEUED, SessionId, Subscriber};
+use crate::limits::CONTROL_BYTES_MAX;
 use crate::metrics::Histogram;
 use crate::model::{InstrumentId, InstrumentKey, Pattern, StreamId, StreamKind};
 use crate::store::Store;
@@ -190,6 +191,17 @@ impl Fanout {
         if sub.flags & CLOSING == 0 {
             sub.outbox.push(frame, false);
             sub.flags |= QUEUED;
+            self.bound_control(session);
+        }
+    }
+
+    /// Ends a session that takes so little that what is not an event piles up: a byte now and
+    /// then keeps it from being stalled, but must not keep all of this in memory.
+    pub(super) fn bound_control(&mut self, session: SessionId) {
+        let outbox = &self.sessions[session as usize].outbox;
+        if outbox.blocked && outbox.control_bytes > CONTROL_BYTES_MAX {
+            self.ended.push(session);
+            self.end(session, CloseCode::SlowConsumer, "too many answers wait", false);
         }
     }
 

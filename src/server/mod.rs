@@ -103,9 +103,7 @@ impl Hub {
         let (doors, workers) = start_workers(config, &mut joints, &common, &verifier, &meters, stops)?;
         let feeds = start_feeds(config, &mut joints, &common, &feed_stop)?;
 
-        registry.gauge(metrics::SESSIONS_MAX, &[]).set(config.limits.sessions as f64);
-        registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
-        registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
+        show_bounds(config, &registry);
         let door = Door::new(
             doors,
             (config.limits.sessions, config.limits.unauthenticated),
@@ -265,6 +263,13 @@ fn epoch() -> anyhow::Result<String> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gave no random bytes: {error}"))?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+/// The bounds of queues, beside their depths.
+fn show_bounds(config: &Config, registry: &Registry) {
+    registry.gauge(metrics::SESSIONS_MAX, &[]).set(config.limits.sessions as f64);
+    registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
+    registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
 }
 
 /// Gauges that are read when asked for.
