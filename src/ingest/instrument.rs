@@ -134,18 +134,8 @@ impl Instrument {
     ) -> Result<(), BookFault> {
         let core = &mut *self.core.borrow_mut();
         core.counters.books.increment(1);
-        match Book::from_snapshot(bids, asks) {
-            Ok(book) => {
-                core.book = Some(book);
-                core.book_changed(received, ts_event);
-                Ok(())
-            }
-            Err(fault) => {
-                (core.counters.book_fault)(fault);
-                core.book_lost(received, None);
-                Err(fault)
-            }
-        }
+        let result = Book::from_snapshot(bids, asks).map(|book| core.book = Some(book));
+        core.book_judged(result, received, ts_event)
     }
 
     /// Changed levels; size zero removes.
@@ -163,17 +153,8 @@ impl Instrument {
         let core = &mut *self.core.borrow_mut();
         core.counters.books.increment(1);
         let Some(book) = &mut core.book else { return Err(BookFault::NoSnapshot) };
-        match book.apply(bids, asks) {
-            Ok(()) => {
-                core.book_changed(received, ts_event);
-                Ok(())
-            }
-            Err(fault) => {
-                (core.counters.book_fault)(fault);
-                core.book_lost(received, None);
-                Err(fault)
-            }
-        }
+        let result = book.apply(bids, asks);
+        core.book_judged(result, received, ts_event)
     }
 
     /// The book is no longer known: cleared, a gap for those who have it, and nothing more until
@@ -334,6 +315,23 @@ impl Core {
             frame: frame.clone(),
             snapshot: snapshot.clone(),
         });
+    }
+
+    /// A book that holds moves its windows on; one that cannot be a book is lost.
+    fn book_judged(
+        &mut self,
+        result: Result<(), BookFault>,
+        received: Received,
+        ts_event: Option<UnixNanos>,
+    ) -> Result<(), BookFault> {
+        match result {
+            Ok(()) => self.book_changed(received, ts_event),
+            Err(fault) => {
+                (self.counters.book_fault)(fault);
+                self.book_lost(received, None);
+            }
+        }
+        result
     }
 
     /// The book has a new state: every window in use moves on.
