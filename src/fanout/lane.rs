@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::metrics::Counter;
 use crate::model::{BookLevel, FeedState, InstrumentKey, StreamId, UnixNanos};
-use crate::sync::{AtomicBool, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::wire::Frame;
 
 /// What a feed thread tells a worker.
@@ -138,12 +138,44 @@ impl Wake {
     }
 }
 
+/// Events behind which a worker is woken although its feed thread has more to do: what a venue
+/// sent at once becomes one turn, and of more than that the worker begins with the first.
+const UNWOKEN_EVENTS_MAX: u64 = 64;
+
 /// The feed thread's end.
 pub struct LaneWriter {
     events: Producer<Event>,
     shared: Arc<Shared>,
-    wake: Arc<Wake>,
+    waker: LaneWaker,
     dropped: Counter,
+}
+
+/// Wakes the worker for what was appended since it was last woken.
+#[derive(Clone)]
+pub struct LaneWaker {
+    wake: Arc<Wake>,
+    /// Events appended since then. Written by the feed thread only, and apart from what the
+    /// worker reads.
+    unwoken: Arc<AtomicU64>,
+}
+
+impl LaneWaker {
+    /// To be called by the feed thread before it sleeps.
+    #[inline]
+    pub fn flush(&self) {
+        if self.unwoken.load(Ordering::Relaxed) > 0 {
+            self.unwoken.store(0, Ordering::Relaxed);
+            self.wake.wake();
+        }
+    }
+
+    fn appended(&self) {
+        let unwoken = self.unwoken.load(Ordering::Relaxed) + 1;
+        self.unwoken.store(unwoken, Ordering::Relaxed);
+        if unwoken >= UNWOKEN_EVENTS_MAX {
+            self.flush();
+        }
+    }
 }
 
 /// The worker's end.
@@ -164,21 +196,33 @@ pub fn lane(events_max: usize, wake: Arc<Wake>, dropped: Counter) -> (LaneWriter
     let (producer, consumer) = RingBuffer::new(events_max);
     let shared = Arc::new(Shared::default());
     (
-        LaneWriter { events: producer, shared: Arc::clone(&shared), wake, dropped },
+        LaneWriter {
+            events: producer,
+            shared: Arc::clone(&shared),
+            waker: LaneWaker { wake, unwoken: Arc::new(AtomicU64::new(0)) },
+            dropped,
+        },
         LaneReader { events: consumer, shared },
     )
 }
 
 impl LaneWriter {
-    /// Appends an event and wakes the worker. A full lane drops it, counts it, and has the
-    /// worker resynchronize: the feed side never waits.
+    /// Appends an event; the worker is woken by [`LaneWaker::flush`], or behind a number of
+    /// events. A full lane drops it, counts it, and has the worker resynchronize: the feed side
+    /// never waits.
     #[inline]
     pub fn push(&mut self, event: Event) {
         if self.events.push(event).is_err() {
             self.dropped.increment(1);
             self.shared.overflowed.store(true, Ordering::Release);
         }
-        self.wake.wake();
+        self.waker.appended();
+    }
+
+    /// What wakes this lane's worker.
+    #[must_use]
+    pub fn waker(&self) -> LaneWaker {
+        self.waker.clone()
     }
 
     /// Events that wait now.

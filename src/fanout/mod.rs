@@ -19,7 +19,7 @@ mod transition;
 mod turn;
 mod worker;
 
-pub use lane::{BookUpdate, Event, LaneReader, LaneWriter, Standing, Update, Wake, lane};
+pub use lane::{BookUpdate, Event, LaneReader, LaneWaker, LaneWriter, Standing, Update, Wake, lane};
 pub use outbox::Sink;
 pub use requests::{BookRequest, Requests};
 pub use subscribe::{AlreadyReached, Match, Outcome, SymbolFault};

@@ -15,6 +15,9 @@ const JOINED_BYTES_MAX: usize = 64 * 1024;
 /// What one session may be given of what it is catching up with before others get their turn.
 const CATCH_UP_BYTES_MAX: usize = 256 * 1024;
 
+/// A session that often gets several frames in a turn keeps the room for so many.
+const TURN_FRAMES_KEPT: usize = 64;
+
 /// Held events read from a ring at once.
 const RESUME_RECORDS_MAX: usize = 256;
 
@@ -44,8 +47,11 @@ impl Fanout {
         touched.sort_unstable();
         touched.dedup();
         for session in &touched {
-            // A full socket is not tried again before it is writable.
-            if self.sessions.get(*session as usize).is_some_and(|sub| !sub.outbox.blocked) {
+            let Some(sub) = self.sessions.get(*session as usize) else { continue };
+            if sub.flags & (QUEUED | JOINING | DIRTY | CLOSING) == 0 {
+                self.write_turn(*session, now, sink);
+            } else if !sub.outbox.blocked {
+                // A full socket is not tried again before it is writable.
                 self.flush(*session, now, sink);
             }
         }
@@ -117,7 +123,7 @@ impl Fanout {
     /// The common case: nothing waits, and this turn's frames go out in one write.
     fn write_turn(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
         let sub = &mut self.sessions[session as usize];
-        let mut indexes = std::mem::take(&mut sub.turn);
+        let indexes = std::mem::take(&mut sub.turn);
         let mut from = 0;
         while from < indexes.len() {
             let until = self.turn.join(&indexes, from);
@@ -145,10 +151,10 @@ impl Fanout {
             }
             break;
         }
-        indexes.clear();
-        let sub = &mut self.sessions[session as usize];
-        if indexes.capacity() <= 16 {
-            sub.turn = indexes;
+        if indexes.spilled() && indexes.capacity() <= TURN_FRAMES_KEPT {
+            let turn = &mut self.sessions[session as usize].turn;
+            *turn = indexes;
+            turn.clear();
         }
     }
 

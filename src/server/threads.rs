@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::config::Config;
-use crate::fanout::{Fanout, LaneReader, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
+use crate::fanout::{Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
 use crate::ingest::Ingest;
 use crate::limits::{FEED_REQUESTS_MAX, LANE_EVENTS_MAX};
 use crate::metrics::{self, Registry};
@@ -73,7 +73,13 @@ pub(super) fn start_feeds(
         let providers: Vec<ProviderConfig> = config.provider.iter().skip(thread).step_by(threads).cloned().collect();
         let supervision = config.supervisor.clone();
         let (common, stop, mailbox) = (common.clone(), stop.clone(), joints.mailboxes[thread].clone());
-        let runtime = Builder::new_current_thread().enable_all().build().context("starting a feed thread")?;
+        let wakers: Vec<LaneWaker> = lanes.iter().map(LaneWriter::waker).collect();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            // Only once all that has arrived is published: it becomes one turn, one write a session.
+            .on_thread_park(move || wakers.iter().for_each(LaneWaker::flush))
+            .build()
+            .context("starting a feed thread")?;
         let handle = std::thread::Builder::new().name(format!("feed-{thread}")).spawn(move || {
             let ingest = Ingest::new(common.store, Arc::clone(&common.registry), thread, lanes, mailbox);
             let local = LocalSet::new();

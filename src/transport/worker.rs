@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -76,7 +78,6 @@ pub(super) struct Socket {
 /// One live session.
 pub(super) struct Live {
     pub(super) session: Session,
-    pub(super) socket: Rc<Socket>,
     /// The socket is to be reset: its close frame did not get through in time.
     pub(super) expired: bool,
     /// Its place among those who have not shown a credential yet.
@@ -96,6 +97,8 @@ pub(super) struct State {
 /// Live sessions by their index on the worker.
 pub(super) struct Sockets {
     pub(super) live: Vec<Option<Live>>,
+    /// Their sockets, apart: a turn that writes to all of them fetches nothing else.
+    sockets: Vec<Option<Rc<Socket>>>,
     /// When each session's next deadline is; `u64::MAX` where there is none.
     due: Vec<u64>,
     write_stall_ns: u64,
@@ -104,24 +107,48 @@ pub(super) struct Sockets {
 
 impl Sink for Sockets {
     fn write(&mut self, session: SessionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some(Some(live)) = self.live.get(session as usize) else {
+        let Some(Some(socket)) = self.sockets.get(session as usize) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let result = match slices {
-            [one] => live.socket.stream.try_write(one),
-            many => live.socket.stream.try_write_vectored(many),
+        // Past the runtime's bookkeeping: a session that is not known to be full nearly always has
+        // room, and whether it has would have to be fetched from elsewhere.
+        let stream = SockRef::from(&socket.stream);
+        let (result, offered) = match slices {
+            [one] => (stream.send(one), one.len()),
+            many => (stream.send_vectored(many), many.iter().map(|slice| slice.len()).sum()),
         };
-        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        match &result {
-            Ok(taken) if *taken == offered => return result,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => live.socket.failed.set(true),
+        if !matches!(result, Ok(taken) if taken == offered) {
+            self.not_whole(session, &result);
         }
-        live.socket.nudge.notify_one();
+        result
+    }
+}
+
+impl Sockets {
+    /// A write that did not take everything: the session's task looks after it.
+    #[cold]
+    fn not_whole(&mut self, session: SessionId, result: &io::Result<usize>) {
+        let Some(Some(socket)) = self.sockets.get(session as usize) else { return };
+        match result {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The runtime did not see it: it must not take the socket for writable still.
+                let full = || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock));
+                let _ = socket.stream.try_io(Interest::WRITABLE, full);
+            }
+            Err(_) => socket.failed.set(true),
+        }
+        socket.nudge.notify_one();
         let due = &mut self.due[session as usize];
         *due = (*due).min(self.now.saturating_add(self.write_stall_ns));
-        result
+    }
+
+    /// Has the session's task look at it again.
+    pub(super) fn nudge(&self, session: SessionId) {
+        if let Some(Some(socket)) = self.sockets.get(session as usize) {
+            socket.nudge.notify_one();
+        }
     }
 }
 
@@ -155,11 +182,13 @@ impl Worker {
         let index = id as usize;
         if state.sockets.live.len() <= index {
             state.sockets.live.resize_with(index + 1, || None);
+            state.sockets.sockets.resize_with(index + 1, || None);
             state.sockets.due.resize(index + 1, u64::MAX);
         }
         state.sockets.due[index] = session.due(&state.fanout);
+        state.sockets.sockets[index] = Some(socket);
         state.sockets.live[index] =
-            Some(Live { session, socket, expired: false, stranger: handover.stranger, _places: handover.places });
+            Some(Live { session, expired: false, stranger: handover.stranger, _places: handover.places });
         if let Some((code, reason)) = handover.refused {
             state.end(id, code, &reason, now);
         }
@@ -172,6 +201,7 @@ impl Worker {
     pub(super) fn close(&self, id: SessionId, reason: &str) {
         let state = &mut *self.state.borrow_mut();
         state.sockets.live[id as usize] = None;
+        state.sockets.sockets[id as usize] = None;
         state.sockets.due[id as usize] = u64::MAX;
         state.fanout.close(id);
         state.meters.closed(reason);
@@ -191,7 +221,7 @@ impl State {
     pub(super) fn end(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {
         if let Some(Some(live)) = self.sockets.live.get_mut(id as usize) {
             live.session.end_flushed(&mut self.fanout, code, reason, now);
-            live.socket.nudge.notify_one();
+            self.sockets.nudge(id);
         }
     }
 
@@ -219,9 +249,7 @@ impl State {
             self.fanout.end_turn(now, &mut self.sockets);
             self.fanout.close_turn(time::mono());
             for session in self.fanout.take_ended() {
-                if let Some(Some(live)) = self.sockets.live.get(session as usize) {
-                    live.socket.nudge.notify_one();
-                }
+                self.sockets.nudge(session);
             }
         }
         events >= TURN_EVENTS_MAX || self.fanout.has_work()
@@ -251,7 +279,7 @@ impl State {
             if let Some(Some(live)) = self.sockets.live.get(index)
                 && (live.expired || live.session.closed().is_some())
             {
-                live.socket.nudge.notify_one();
+                self.sockets.nudge(index as SessionId);
             }
         }
         self.meters.publish(&self.fanout.take_counts());
@@ -284,6 +312,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
             fanout,
             sockets: Sockets {
                 live: Vec::new(),
+                sockets: Vec::new(),
                 due: Vec::new(),
                 write_stall_ns: time::duration_ns(session.write_stall_timeout),
                 now: 0,
