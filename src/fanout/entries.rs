@@ -47,6 +47,10 @@ impl Fanout {
         let selector = entry.selector.clone();
         entry.member = cohort.map_or(0, |c| self.cohorts.cohort(c).members.len() as u32);
         let sub = &mut self.sessions[session as usize];
+        if sub.entries.is_empty() {
+            // Most sessions hold one: without this the first takes the room of four.
+            sub.entries.reserve_exact(1);
+        }
         let id = sub.entries.insert(entry) as EntryId;
         match selector {
             Selector::Exact(key) => {

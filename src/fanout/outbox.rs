@@ -168,7 +168,7 @@ impl Outbox {
             self.queue.pop_front();
             if self.queue.is_empty() {
                 // An idle session keeps no memory for its last backlog.
-                self.queue.shrink_to(4);
+                self.queue = VecDeque::new();
             }
         }
         events

@@ -303,6 +303,12 @@ impl State {
     }
 }
 
+fn serve(worker: &Rc<Worker>, handover: Handover) {
+    if let Some(session) = websocket::open(worker, handover) {
+        tokio::task::spawn_local(session);
+    }
+}
+
 /// Runs a worker on this thread until the stop, then drains it. `draining` comes when sessions
 /// are to be told to go; `stop` when the worker must end.
 pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
@@ -341,9 +347,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
                     () = wake.woken() => {}
                     () = sleep_until(due) => {}
                     _ = sweep.tick() => {}
-                    Some(handover) = handovers.recv() => {
-                        tokio::task::spawn_local(websocket::serve(Rc::clone(&worker), handover));
-                    }
+                    Some(handover) = handovers.recv() => serve(&worker, handover),
                     () = draining.stopped(), if sweeps.drain_since.is_none() => {}
                     () = stop.stopped() => {}
                 }
@@ -351,7 +355,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
             wake.awake();
         }
         while let Ok(handover) = handovers.try_recv() {
-            tokio::task::spawn_local(websocket::serve(Rc::clone(&worker), handover));
+            serve(&worker, handover);
         }
         if sweeps.drain_since.is_none() && draining.is_stopped() {
             sweeps.drain_since = Some(time::mono());

@@ -7,7 +7,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub(super) use serve::{Opening, serve};
+pub(super) use serve::{Opening, open};
 
 pub use frame::{FRAGMENTS_MAX, FrameReader, Incoming, Violation};
 pub use handshake::{

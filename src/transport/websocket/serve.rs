@@ -42,10 +42,11 @@ enum Read {
     Over,
 }
 
-/// Serves one session from its handover to its end.
-pub(in crate::transport) async fn serve(worker: Rc<Worker>, handover: Handover) {
+/// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
+/// session costs most of, so nothing of the handshake stays in it.
+pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
     let Handover { stream, early, name, entry, url, places } = handover;
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let stream = TcpStream::from_std(stream).ok()?;
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
     let (credential, refused, stranger) = match entry {
@@ -54,11 +55,20 @@ pub(in crate::transport) async fn serve(worker: Rc<Worker>, handover: Handover) 
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
     let id = worker.open(Rc::clone(&socket), Opening { name, credential, refused, stranger, url, places });
-    let mut peer =
-        Peer { reader: FrameReader::new(worker.config.message_bytes_max), held: early.to_vec(), id, gone: false };
+    let peer = Peer {
+        reader: FrameReader::new(worker.config.message_bytes_max),
+        // A copy: what came early is a part of the handshake's whole buffer.
+        held: early.to_vec(),
+        id,
+        gone: false,
+    };
+    Some(serve(Rc::clone(worker), socket, peer))
+}
+
+async fn serve(worker: Rc<Worker>, socket: Rc<Socket>, mut peer: Peer) {
     peer.live(&worker, &socket).await;
     let reason = peer.finish(&worker, &socket).await;
-    worker.close(id, reason);
+    worker.close(peer.id, reason);
 }
 
 /// Socket options. A socket that refuses one works without it.
