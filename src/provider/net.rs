@@ -23,6 +23,10 @@ use super::{ProviderError, Source};
 /// A socket, encrypted or not.
 pub(crate) type Stream = MaybeTlsStream<TcpStream>;
 
+/// What is read of a venue at once. The library fills it with zeros before each read, so that its
+/// own default of 128 KiB costs more than the message that came.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
 /// What is sent on one connection and not yet taken by the system: a few commands. The library's
 /// own default is unbounded.
 const WRITE_BUFFER_BYTES_MAX: usize = 256 * 1024;
@@ -133,6 +137,7 @@ impl Dialer {
         message_bytes_max: usize,
     ) -> Result<WebSocketStream<Stream>, ProviderError> {
         let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max))
             .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
+use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -111,12 +111,13 @@ impl Sink for Sockets {
             return Err(io::ErrorKind::NotConnected.into());
         };
         // Past the runtime's bookkeeping: a session that is not known to be full nearly always has
-        // room, and whether it has would have to be fetched from elsewhere.
-        let stream = SockRef::from(&socket.stream);
+        // room, and whether it has would have to be fetched from elsewhere. Past libc too, whose
+        // `send` looks for a cancelled thread.
         let (result, offered) = match slices {
-            [one] => (stream.send(one), one.len()),
-            many => (stream.send_vectored(many), many.iter().map(|slice| slice.len()).sum()),
+            [one] => (rustix::net::send(&socket.stream, one, SendFlags::NOSIGNAL), one.len()),
+            many => (rustix::io::writev(&socket.stream, many), many.iter().map(|slice| slice.len()).sum()),
         };
+        let result = result.map_err(io::Error::from);
         if !matches!(result, Ok(taken) if taken == offered) {
             self.not_whole(session, &result);
         }
