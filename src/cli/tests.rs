@@ -104,7 +104,8 @@ fn a_token_that_allows_nothing_is_warned_of() {
 
 #[test]
 fn arguments_that_are_wrong_are_named_with_what_is_right() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
+        (&["token", "--ttl", "366d"], "is more than 365d; for what must last, make an API key"),
         (&["token", "--ttl", "1 hour"], "write a whole number and ms, s, m, h or d"),
         (&["token", "--symbols", "SIM:A,btc"], "write VENUE:SYMBOL, VENUE:HEAD*, VENUE:* or *"),
         (&["token", "--channels", "quotes"], "known are ticker, quote, trade, book, status"),
