@@ -161,7 +161,10 @@ impl Config {
         if !faults.iter().chain(layers.faults.iter().map(|placed| &placed.fault)).any(doubtful) {
             config.check_strangers(&mut faults);
         }
-        let placed = |fault: Fault| PlacedFault { place: layers.place(&fault.key), fault };
+        let placed = |fault: Fault| {
+            let key = layers.as_written(&fault.key).unwrap_or_else(|| fault.key.clone());
+            PlacedFault { place: layers.place(&key), fault: Fault { key, ..fault } }
+        };
         let faults: Vec<_> = faults.into_iter().map(placed).collect();
         let faults = [layers.faults, faults].concat();
         if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faulty(faults)) }
