@@ -91,7 +91,7 @@ impl fmt::Display for PlacedFault {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read at all.
-    #[error("{path}: {source}")]
+    #[error("{path}: cannot be read")]
     Unreadable {
         /// Its path, as it was given.
         path: String,
