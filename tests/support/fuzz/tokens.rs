@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tickhub::auth::{ApiKeyConfig, ApiKeyHash, Algorithm, AuthConfig, Authenticator, AuthError, KeyConfig, Principal};
+use tickhub::auth::{Algorithm, ApiKeyConfig, ApiKeyHash, AuthConfig, AuthError, Authenticator, KeyConfig, Principal};
 use tickhub::auth::{SUBJECT_BYTES_MAX, TOKEN_BYTES_MAX};
 use tickhub::model::{InstrumentId, UnixNanos};
 
