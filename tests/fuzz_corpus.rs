@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use fuzz::TARGETS;
 
 /// Mutations of each input. More of them is the fuzzer's business, which sees what they reach.
-const MUTATIONS: u64 = 1_000;
+const MUTATIONS: u64 = 600;
 /// The whole corpus.
 const CORPUS_BYTES_MAX: usize = 300_000;
 /// Mutations do not grow beyond it.
