@@ -30,7 +30,8 @@ pub(super) fn venue(data: &[u8]) {
             b'd' => drop(decoder.on_rest(&feed, received, last_request.as_deref(), message)),
             b'r' => drop(decoder.on_rest(&feed, received, None, message)),
             b'i' => drop(decoder.on_instruments(message)),
-            b'w' => drop(decoder.watch(&feed, &String::from_utf8_lossy(message))),
+            // A symbol to watch comes from the configuration, which is text.
+            b'w' => drop(str::from_utf8(message).map(|symbol| decoder.watch(&feed, symbol))),
             b'x' => decoder.on_disconnect(&feed, received),
             b'b' => decoder.on_rewind(&feed, received),
             _ => continue,
