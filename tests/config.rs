@@ -256,7 +256,29 @@ fn a_variable_that_is_wrong_is_named() {
         ),
         (
             ("TICKHUB__AUTH__KEYS", "[{ kid = \"k\", secret = hunter2hunter2 }]"),
-            "TICKHUB__AUTH__KEYS: auth.keys: must be a list such as [\"a\", \"b\"]",
+            "TICKHUB__AUTH__KEYS: auth.keys: must be a list of tables, TICKHUB__AUTH__KEYS='[{ … }]'; this is no TOML: \
+             string values must be quoted, expected literal string",
+        ),
+        (
+            ("TICKHUB__AUTH__KEYS", "hunter2hunter2"),
+            "TICKHUB__AUTH__KEYS: auth.keys: must be a list of tables, TICKHUB__AUTH__KEYS='[{ … }]'",
+        ),
+        (
+            ("TICKHUB__AUTH__KEYS", "{ kid = \"k\" }"),
+            "TICKHUB__AUTH__KEYS: auth.keys: must be a list of tables, TICKHUB__AUTH__KEYS='[{ … }]'",
+        ),
+        (
+            ("TICKHUB__AUTH__KEYS", "[{ kid = 1, secret = \"abcdefghijklmnopqrstuvwxyz012345\" }]"),
+            "TICKHUB__AUTH__KEYS: auth.keys[0].kid = 1: must be a text in quotes",
+        ),
+        (
+            ("TICKHUB__AUTH__KEYS", "[{ kid = \"k\", secret = \"hunter2\" }]"),
+            "TICKHUB__AUTH__KEYS: auth.keys[0].secret: has 7 bytes, HS256 needs at least 32 random ones; make one with \
+             `openssl rand -base64 48`",
+        ),
+        (
+            ("TICKHUB__PROVIDER", "sim"),
+            "TICKHUB__PROVIDER: provider: must be a list of tables, TICKHUB__PROVIDER='[{ … }]'",
         ),
     ];
     for ((name, value), said) in cases {
@@ -302,6 +324,52 @@ fn all_faults_are_told_at_once() {
 }
 
 #[test]
+fn a_fault_in_one_table_of_a_list_hides_none_of_the_others() {
+    let text = "
+        [[provider]]
+        kind = \"sim\"
+        seed = \"one\"
+        [[provider]]
+        kind = \"sim\"
+        venue = \"A\"
+        instruments = 0
+        [[provider]]
+        kind = \"sym\"
+        [[provider]]
+        kind = \"sim\"
+        venue = \"A\"
+        [[auth.keys]]
+        kid = 7
+        secret = \"abcdefghijklmnopqrstuvwxyz012345\"
+        [[auth.keys]]
+        kid = \"k\"
+        secret = \"short\"
+    ";
+    let found = read(text).expect_err("faulty");
+    for said in [
+        "hub.toml:4: provider[0].seed = \"one\": must be",
+        "hub.toml:8: provider[1].instruments: must be 1 to",
+        "hub.toml:10: provider[2].kind = \"sym\": must be",
+        "hub.toml:13: provider[3].venue = \"A\": is another",
+        "hub.toml:15: auth.keys[0].kid = 7: must be",
+        "hub.toml:19: auth.keys[1].secret: has 5 bytes",
+    ] {
+        assert!(found.iter().any(|fault| fault.starts_with(said)), "{said}: {found:#?}");
+    }
+    assert_eq!(found.len(), 6, "{found:#?}");
+}
+
+/// The file's table of that number stands elsewhere and is another one.
+#[test]
+fn a_list_in_the_environment_has_its_own_places() {
+    let file = "[[provider]]\nkind = \"sim\"\n[[provider]]\nkind = \"sim\"\nvenue = \"B\"\n";
+    let list = "[{ kind = \"sim\" }, { kind = \"sim\", venue = \"B\", seed = -1 }]";
+    let found = read_with(file, &[("TICKHUB__PROVIDER", list)]).expect_err("faulty");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("TICKHUB__PROVIDER: provider[1].seed = -1: must be"), "{found:?}");
+}
+
+#[test]
 fn without_keys_an_open_address_is_refused_with_what_to_do() {
     let text = "[server]\nlisten = \"0.0.0.0:8080\"";
     let found = read(text).expect_err("open").remove(0);
@@ -342,10 +410,12 @@ fn no_secret_is_ever_said() {
 fn a_file_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("absent.toml");
-    let said = Config::load(Some(&path)).expect_err("absent").to_string();
-    assert!(said.contains("absent.toml") && said.contains("No such file"), "{said}");
+    // As the command line says it: with every cause behind it, each once.
+    let said = || format!("{:#}", anyhow::Error::from(Config::load(Some(&path)).expect_err("unreadable")));
+    assert!(said().ends_with("absent.toml: cannot be read: No such file or directory (os error 2)"), "{}", said());
+    assert_eq!(said().matches("No such file").count(), 1, "{}", said());
     std::fs::write(&path, [0xff, 0xfe]).expect("writes");
-    assert!(Config::load(Some(&path)).expect_err("not a text").to_string().contains("UTF-8"));
+    assert_eq!(said().matches("UTF-8").count(), 1, "{}", said());
 }
 
 proptest! {

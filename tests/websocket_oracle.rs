@@ -37,6 +37,7 @@ fn ours(stream: &[u8], portions: &[usize]) -> (Vec<Seen>, Option<Violation>) {
         let taken = reader.read(&mut now.to_vec(), &mut |incoming| {
             seen.push(match incoming {
                 Incoming::Text(text) => Seen::Text(text.to_owned()),
+                Incoming::Binary(_) => panic!("binary messages are refused"),
                 Incoming::Ping(payload) => Seen::Ping(payload.to_vec()),
                 Incoming::Pong(payload) => Seen::Pong(payload.to_vec()),
                 Incoming::Close { code, reason } => Seen::Close(code, reason.to_owned()),

@@ -31,7 +31,7 @@ pub struct DevelopmentKey(SecretBox<[u8; KEY_BYTES]>);
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file or its directory could not be made or read.
-    #[error("{path}: {doing}: {source}")]
+    #[error("{path}: {doing}")]
     Io {
         /// What was being done.
         doing: &'static str,

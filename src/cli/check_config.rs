@@ -21,7 +21,7 @@ pub(super) struct CheckConfigArgs {
 }
 
 pub(super) fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let config = Config::load(Some(&args.file))?;
+    let config = Config::load_to_serve(Some(&args.file))?;
     let venues: Vec<_> = config.provider.iter().map(|provider| provider.venue()).collect();
     let venues = if venues.is_empty() { "none: there is nothing to serve".to_owned() } else { venues.join(", ") };
     writeln!(out, "{}: ok", args.file.display())?;

@@ -82,6 +82,10 @@ impl ConfigArgs {
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(self.config.as_deref())
     }
+
+    fn load_to_serve(&self) -> Result<Config, ConfigError> {
+        Config::load_to_serve(self.config.as_deref())
+    }
 }
 
 /// Runs the process's own arguments.
@@ -115,7 +119,7 @@ pub fn run(
         }
     };
     match line.command.unwrap_or(Command::Serve(line.serve)) {
-        Command::Serve(args) => serve(args.config.load()?, args.ready_file),
+        Command::Serve(args) => serve(args.config.load_to_serve()?, args.ready_file),
         Command::Token(args) => token::run(&args, out, err),
         Command::CheckConfig(args) => check_config::run(&args, out),
         Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),

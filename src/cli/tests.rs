@@ -104,7 +104,8 @@ fn a_token_that_allows_nothing_is_warned_of() {
 
 #[test]
 fn arguments_that_are_wrong_are_named_with_what_is_right() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
+        (&["token", "--ttl", "366d"], "is more than 365d; for what must last, make an API key"),
         (&["token", "--ttl", "1 hour"], "write a whole number and ms, s, m, h or d"),
         (&["token", "--symbols", "SIM:A,btc"], "write VENUE:SYMBOL, VENUE:HEAD*, VENUE:* or *"),
         (&["token", "--channels", "quotes"], "known are ticker, quote, trade, book, status"),
@@ -135,6 +136,40 @@ fn check_config_says_what_a_hub_would_do() {
     let (_dir, config) = configured(&format!("[[auth.keys]]\nkid = \"k7\"\nsecret = \"{SECRET}\""));
     let said = tickhub(&["check-config", &config]).expect("ok").out;
     assert!(said.contains("keys k7") && !said.contains(SECRET), "{said}");
+}
+
+#[test]
+fn a_recording_that_is_not_there_is_a_fault_for_whoever_would_play_it() {
+    let (dir, config) =
+        configured("[[provider]]\nkind = \"sim\"\n[[provider]]\nkind = \"replay\"\npath = \"gone.gz\"\n");
+    for command in [&["check-config"][..], &["serve", "--config"]] {
+        let error = tickhub(&[command, &[&config]].concat()).err().expect("faulty");
+        let expected = "hub.toml:6: provider[1].path = \"gone.gz\": cannot be read (No such file or directory (os error 2)); \
+                        name a recording";
+        assert!(error.is::<ConfigError>() && error.to_string().contains(expected), "{error}");
+    }
+    assert!(tickhub(&["token", "--config", &config]).is_ok(), "a token needs no recording");
+    for (path, fault) in [(dir.path().to_owned(), Some("is a directory")), (dir.path().join("hub.toml"), None)] {
+        let (_dir, config) = configured(&format!("[[provider]]\nkind = \"replay\"\npath = {path:?}\n"));
+        let outcome = tickhub(&["check-config", &config]).map_err(|error| error.to_string());
+        assert_eq!(outcome.as_ref().err().map(|said| said.contains(fault.unwrap_or("?"))), fault.map(|_| true));
+    }
+}
+
+/// What the system says stands there once, though it is both in the message and its cause.
+#[test]
+fn what_the_system_says_is_said_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = dir.path().join("file");
+    std::fs::write(&state, "").expect("writes");
+    let config = dir.path().join("hub.toml");
+    std::fs::write(&config, format!("server.state_dir = {:?}", state.join("state"))).expect("writes");
+    for said in [
+        refused(&["token", "--config", config.to_str().expect("a text")]),
+        refused(&["token", "--config", "/nonexistent/hub.toml"]),
+    ] {
+        assert_eq!(said.matches("(os error").count(), 1, "{said}");
+    }
 }
 
 #[test]

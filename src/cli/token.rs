@@ -9,8 +9,12 @@ use clap::Args;
 use super::{ConfigArgs, authenticator};
 use crate::auth::{Narrowing, TokenRequest};
 use crate::model::{Channel, Depth, Pattern};
-use crate::settings::Span;
+use crate::settings::{Span, SpanError};
 use crate::time;
+
+/// Longest life of a token. It cannot be taken back while its key is in use, so what must last
+/// longer is an API key, which can be switched off.
+const TTL_MAX: Span = Span::seconds(365 * 24 * 3600);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,8 +36,8 @@ pub(super) struct TokenArgs {
     /// Whose token it is.
     #[arg(long, default_value = "cli")]
     subject: String,
-    /// How long it lasts: a whole number and ms, s, m, h or d.
-    #[arg(long, default_value = "1h")]
+    /// How long it lasts: a whole number and ms, s, m, h or d, at most 365d.
+    #[arg(long, default_value = "1h", value_parser = ttl)]
     ttl: Span,
     /// Only these instruments: VENUE:SYMBOL, VENUE:HEAD*, VENUE:* or *, with commas between.
     #[arg(long, value_delimiter = ',', value_parser = pattern, value_name = "PATTERNS")]
@@ -56,6 +60,12 @@ pub(super) struct TokenArgs {
     subscriptions: Option<u32>,
     #[command(flatten)]
     config: ConfigArgs,
+}
+
+fn ttl(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error: SpanError| error.to_string())?;
+    let long = || format!("is more than {TTL_MAX}; for what must last, make an API key: tickhub api-key new");
+    (span <= TTL_MAX).then_some(span).ok_or_else(long)
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {

@@ -23,6 +23,8 @@ pub(super) struct Layers {
     merged: Table,
     /// Where each key stands, by its path: `file:line`, or the variable's name.
     places: BTreeMap<String, String>,
+    /// For each list of tables the numbers of those that have the form; the others are left out.
+    numbers: BTreeMap<String, Vec<usize>>,
     pub(super) faults: Vec<PlacedFault>,
 }
 
@@ -50,6 +52,14 @@ impl Leaf {
     fn trial(&self, value: Value) -> Result<(), String> {
         let said = |error: toml::de::Error| error.message().to_owned();
         Config::deserialize(self.alone(value).into_deserializer()).map(|_| ()).map_err(said)
+    }
+
+    /// Whether a list of tables is due in this place.
+    fn takes_tables(&self) -> bool {
+        let first = Self { path: self.path.clone(), index: Some(0), value: Value::Table(Table::new()) };
+        let table = first.trial(first.value.clone());
+        let fits = table.err().is_none_or(|said| !said.starts_with("invalid type: map"));
+        fits && self.trial(Value::Array(Vec::new())).is_ok()
     }
 }
 
@@ -80,23 +90,40 @@ impl Layers {
         mark_table(name, text, table.get_ref(), "", &mut self.places);
         let mut leaves = Vec::new();
         flatten(values, &mut Vec::new(), &mut leaves);
-        let mut whole_lists: BTreeMap<Vec<String>, Option<Vec<Value>>> = BTreeMap::new();
+        let mut lists: BTreeMap<Vec<String>, Vec<Value>> = BTreeMap::new();
         for leaf in leaves {
-            let good = match leaf.index {
-                Some(_) => self.element(&leaf),
-                None => self.single(&leaf),
-            };
             if leaf.index.is_some() {
-                let list = whole_lists.entry(leaf.path).or_insert_with(|| Some(Vec::new()));
-                // A list of which a part is missing has other numbers than the file's.
-                *list = list.take().zip(good.then_some(leaf.value)).map(|(list, value)| [list, vec![value]].concat());
-            } else if good {
+                lists.entry(leaf.path).or_default().push(leaf.value);
+            } else if self.single(&leaf) {
                 insert(&mut self.merged, &leaf.path, leaf.value);
             }
         }
-        for (path, list) in whole_lists.into_iter().filter_map(|(path, list)| Some((path, list?))) {
-            insert(&mut self.merged, &path, Value::Array(list));
+        for (path, tables) in lists {
+            self.list(&path, tables);
         }
+    }
+
+    /// A list of tables: the faults of each; those without one are kept, so that what else is wrong
+    /// with them is told as well.
+    fn list(&mut self, path: &[String], tables: Vec<Value>) {
+        let (mut kept, mut numbers) = (Vec::new(), Vec::new());
+        for (index, value) in tables.into_iter().enumerate() {
+            let leaf = Leaf { path: path.to_vec(), index: Some(index), value };
+            if self.element(&leaf) {
+                kept.push(leaf.value);
+                numbers.push(index);
+            }
+        }
+        insert(&mut self.merged, path, Value::Array(kept));
+        self.numbers.insert(path.join("."), numbers);
+    }
+
+    /// A key of the merged configuration in the numbers that were written.
+    pub(super) fn as_written(&self, key: &str) -> Option<String> {
+        let (list, rest) = key.split_once('[')?;
+        let (number, rest) = rest.split_once(']')?;
+        let number = self.numbers.get(list)?.get(number.parse::<usize>().ok()?)?;
+        Some(format!("{list}[{number}]{rest}"))
     }
 
     /// Adds the variables of the environment that begin with the prefix. An empty one counts as
@@ -110,7 +137,7 @@ impl Layers {
         let variables: BTreeMap<_, _> = variables.into_iter().filter_map(named).collect();
         for (name, value) in variables {
             let path: Vec<_> = name[ENV_PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
-            let mut leaf = Leaf { path, index: None, value: Value::Boolean(false) };
+            let leaf = Leaf { path, index: None, value: Value::Boolean(false) };
             self.places.insert(leaf.key(), name.clone());
             if leaf.path.iter().any(String::is_empty) {
                 self.fault(&leaf.key(), Fault::hidden("environment", "names no key; write TICKHUB__SECTION__KEY"));
@@ -120,11 +147,12 @@ impl Layers {
                 self.fault(&leaf.key(), Fault::hidden(leaf.key(), "is not UTF-8"));
                 continue;
             };
+            if leaf.takes_tables() {
+                self.variable_of_tables(&name, &leaf, &text);
+                continue;
+            }
             match variable(&leaf, &text) {
-                Ok(value) => {
-                    leaf.value = value;
-                    insert(&mut self.merged, &leaf.path, leaf.value);
-                }
+                Ok(value) => insert(&mut self.merged, &leaf.path, value),
                 Err(message) => {
                     // A list in braces may hold secrets.
                     let value = (!text.contains(['{', '['])).then_some(Value::String(text));
@@ -139,6 +167,22 @@ impl Layers {
                 }
             }
         }
+    }
+
+    /// A variable that gives a whole list of tables, in place of the file's.
+    fn variable_of_tables(&mut self, name: &str, leaf: &Leaf, text: &str) {
+        let key = leaf.key();
+        self.places.retain(|place, _| !place.strip_prefix(&key).is_some_and(|rest| rest.starts_with('[')));
+        let why = match literal(text) {
+            Ok(Value::Array(tables)) if tables.iter().all(Value::is_table) => {
+                return self.list(&leaf.path, tables);
+            }
+            Ok(_) => String::new(),
+            // Where it was meant as one, what is wrong with its TOML.
+            Err(message) if text.trim_start().starts_with(['[', '{']) => format!("; this is no TOML: {message}"),
+            Err(_) => String::new(),
+        };
+        self.fault(&key, Fault::hidden(&key, format!("must be a list of tables, {name}='[{{ … }}]'{why}")));
     }
 
     /// The configuration of what has its form; the rest is as if it were not there.
@@ -242,14 +286,12 @@ fn is_secret(path: &[String]) -> bool {
 /// A variable's value in the type that its key has: its text, else the TOML that it is, else a
 /// list of what stands between its commas.
 fn variable(leaf: &Leaf, text: &str) -> Result<Value, String> {
-    let literal = format!("value = {text}").parse::<Table>().ok().filter(|table| table.len() == 1);
-    let literal = literal.and_then(|mut table| table.remove("value"));
     let list = text.split(',').map(|part| Value::String(part.trim().to_owned())).collect();
     let mut said = leaf.trial(Value::String(text.to_owned())).err();
     if said.is_none() {
         return Ok(Value::String(text.to_owned()));
     }
-    for value in literal.into_iter().chain([Value::Array(list)]) {
+    for value in literal(text).into_iter().chain([Value::Array(list)]) {
         match leaf.trial(value.clone()) {
             Ok(()) => return Ok(value),
             Err(message) if !value.is_array() => said = Some(message),
@@ -257,6 +299,15 @@ fn variable(leaf: &Leaf, text: &str) -> Result<Value, String> {
         }
     }
     Err(said.unwrap_or_default())
+}
+
+/// The value that `text` is in TOML, or what is wrong with it, without any part of it.
+fn literal(text: &str) -> Result<Value, String> {
+    let table = format!("value = {text}").parse::<Table>();
+    let mut table = table.map_err(|error| error.message().to_owned())?;
+    // A line break in it would begin another key.
+    let value = table.remove("value").filter(|_| table.is_empty());
+    value.ok_or_else(|| "more than one value".to_owned())
 }
 
 /// The keys before the first that is a number, as in `AUTH__KEYS__0__SECRET`.

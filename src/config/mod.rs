@@ -91,7 +91,7 @@ impl fmt::Display for PlacedFault {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read at all.
-    #[error("{path}: {source}")]
+    #[error("{path}: cannot be read")]
     Unreadable {
         /// Its path, as it was given.
         path: String,
@@ -123,8 +123,20 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every fault that was found.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_and(file, |_, _| {})
+    }
+
+    /// The same for a hub that is to serve with it: the files that providers need must be there.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault that was found.
+    pub fn load_to_serve(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_and(file, Self::check_files)
+    }
+
+    fn load_and(file: Option<&Path>, check: fn(&Self, &mut Vec<Fault>)) -> Result<Self, ConfigError> {
         let environment = std::env::vars_os();
-        let Some(path) = file else { return Self::read(None, environment) };
+        let Some(path) = file else { return Self::read_and(None, environment, check) };
         let name = path.display().to_string();
         let unreadable = |source| ConfigError::Unreadable { path: name.clone(), source };
         let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -135,7 +147,7 @@ impl Config {
                 std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("longer than {FILE_BYTES_MAX} bytes"));
             return Err(unreadable(long));
         }
-        Self::read(Some((&name, &text)), environment)
+        Self::read_and(Some((&name, &text)), environment, check)
     }
 
     /// Reads a file's name and text, with the variables of `environment` above it. Of the disk it
@@ -147,6 +159,14 @@ impl Config {
         file: Option<(&str, &str)>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
+        Self::read_and(file, environment, |_, _| {})
+    }
+
+    fn read_and(
+        file: Option<(&str, &str)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        check: fn(&Self, &mut Vec<Fault>),
+    ) -> Result<Self, ConfigError> {
         let mut layers = Layers::default();
         if let Some((name, text)) = file {
             layers.file(name, text);
@@ -156,12 +176,16 @@ impl Config {
         let mut faults = Vec::new();
         config.auth.read_secret_files(&mut faults);
         config.check(&mut faults);
+        check(&config, &mut faults);
         // With a key at fault, or a file that is no TOML, the hub only looks as if it had no keys.
         let doubtful = |fault: &Fault| fault.key.starts_with("auth") || fault.key == TOML;
         if !faults.iter().chain(layers.faults.iter().map(|placed| &placed.fault)).any(doubtful) {
             config.check_strangers(&mut faults);
         }
-        let placed = |fault: Fault| PlacedFault { place: layers.place(&fault.key), fault };
+        let placed = |fault: Fault| {
+            let key = layers.as_written(&fault.key).unwrap_or_else(|| fault.key.clone());
+            PlacedFault { place: layers.place(&key), fault: Fault { key, ..fault } }
+        };
         let faults: Vec<_> = faults.into_iter().map(placed).collect();
         let faults = [layers.faults, faults].concat();
         if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faulty(faults)) }
@@ -204,6 +228,15 @@ impl Config {
             if earlier {
                 let reason = "is another provider's venue too; an instrument has one source";
                 faults.push(Fault::new(format!("provider[{index}].venue"), provider.venue(), reason));
+            }
+        }
+    }
+
+    /// The files that providers read while they run.
+    fn check_files(&self, faults: &mut Vec<Fault>) {
+        for (index, provider) in self.provider.iter().enumerate() {
+            if let Err(fault) = provider.check_files() {
+                faults.push(Fault { key: format!("provider[{index}].{}", fault.key), ..fault });
             }
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Provider, ProviderError, binance, replay, sim};
+use crate::settings::Fault;
 
 /// Which venue, and its settings. A new venue is one more line here and in the two functions
 /// below it.
@@ -37,6 +38,17 @@ impl ProviderConfig {
             Self::Sim(config) => config.check(),
             Self::Binance(config) => config.check(),
             Self::Replay(config) => config.check(),
+        }
+    }
+
+    /// Checks that the files are there which the provider reads while it runs.
+    ///
+    /// # Errors
+    /// A [`Fault`] of one of its keys.
+    pub fn check_files(&self) -> Result<(), Fault> {
+        match self {
+            Self::Sim(_) | Self::Binance(_) => Ok(()),
+            Self::Replay(config) => config.check_file(),
         }
     }
 }

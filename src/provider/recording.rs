@@ -123,7 +123,8 @@ pub enum Line<'a> {
     Text(&'a [u8]),
     /// A line of more bytes than any row has; it was skipped.
     TooLong,
-    /// The compressed data ends early or is damaged here: there is nothing behind it.
+    /// The compressed data ends early or is damaged here: there is nothing behind it. What was
+    /// unpacked together with the damage, a piece of one read at most, is lost with it.
     Cut,
     /// The end.
     End,

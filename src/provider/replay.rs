@@ -4,9 +4,9 @@
 //! `ts` is what the venue said then, `rx` is now. The recording is a local file and is read on
 //! the feed's thread, a piece at a time.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, io};
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -17,6 +17,7 @@ use super::recording::{Line, Recording, Row, RowKind};
 use super::{Decoder, Options, Provider, ProviderError, venue_kind};
 use crate::ingest::{Feed, Reject};
 use crate::model::{FeedState, UnixNanos, check_venue};
+use crate::settings::Fault;
 use crate::shutdown::Stop;
 use crate::time;
 
@@ -77,6 +78,28 @@ impl Config {
             return Err("path: must name a recording".to_owned());
         }
         check_venue(self.publishes()).map_err(|error| format!("publish_as: {error}"))
+    }
+
+    /// Whether the recording can be opened now.
+    ///
+    /// # Errors
+    /// A [`Fault`] of `path`.
+    pub fn check_file(&self) -> Result<(), Fault> {
+        // An empty path is a fault of its own.
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let opened = match fs::metadata(&self.path) {
+            Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(found) if found.is_file() => fs::File::open(&self.path).map(drop),
+            // A pipe would wait for its writer.
+            found => found.map(drop),
+        };
+        opened.map_err(|error| {
+            let reason =
+                format!("cannot be read ({error}); name a recording, by its whole path or from where the hub starts");
+            Fault::new("path", self.path.display().to_string(), reason)
+        })
     }
 }
 

@@ -27,6 +27,7 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 
 pub use ready::Ready;
 
+use ready::Draft;
 use threads::{Common, Joints, start_feeds, start_workers};
 
 /// What the listeners' sockets may have waiting in the kernel.
@@ -207,13 +208,14 @@ impl Drop for Hub {
 pub fn serve(config: Config, ready_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     start_log(&config)?;
     raise_open_files();
+    let draft = ready_file.as_deref().map(Draft::make).transpose()?;
     let hub = Hub::start(&config)?;
     let ready = hub.ready().clone();
     if hub.development {
         announce(&ready);
     }
-    if let Some(path) = &ready_file {
-        ready::write(path, &ready)?;
+    if let Some(draft) = draft {
+        draft.publish(&ready)?;
     }
     tracing::info!(ws = ready.ws, http = ready.http, ops = ready.ops, "ready");
     let runtime = Builder::new_current_thread().enable_all().build()?;

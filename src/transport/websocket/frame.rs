@@ -4,13 +4,31 @@
 //! reader keeps no buffer of its own: what arrives whole is unmasked in place and handed on from
 //! there, and only what is incomplete when the input ends is copied, for as long as it is so.
 
+use std::marker::PhantomData;
 use std::ops::ControlFlow;
 use std::str;
 
 /// Frames that one message may consist of. Client libraries split by kilobytes, so this is far
 /// above honest use, even of a client that sends an access token in single bytes; and it ends a
 /// flood of empty frames, which no bound on bytes would notice.
-pub const FRAGMENTS_MAX: u16 = 1024;
+pub const FRAGMENTS_MAX: u32 = 1024;
+
+/// What a protocol on top of RFC 6455 takes of what that allows.
+pub trait Profile {
+    /// Whether messages may be binary. Where not, they are refused at their header and never held.
+    const BINARY: bool;
+    /// Frames that one message may consist of.
+    const FRAGMENTS_MAX: u32;
+}
+
+/// What subscribers send: commands, which are text.
+#[derive(Debug)]
+pub struct Commands;
+
+impl Profile for Commands {
+    const BINARY: bool = false;
+    const FRAGMENTS_MAX: u32 = FRAGMENTS_MAX;
+}
 
 /// The longest payload of a control frame (RFC 6455, 5.5).
 const CONTROL_PAYLOAD_BYTES_MAX: u8 = 125;
@@ -30,6 +48,8 @@ const MASKED: u8 = 0x80;
 pub enum Incoming<'a> {
     /// A whole text message, whatever number of frames it came in.
     Text(&'a str),
+    /// A whole binary message, where the [`Profile`] has them.
+    Binary(&'a [u8]),
     /// A ping; at most 125 bytes, to be sent back in a pong.
     Ping(&'a [u8]),
     /// A pong; at most 125 bytes.
@@ -64,13 +84,14 @@ const TOO_MANY_FRAGMENTS: Violation = Violation { close: 1009, reason: "message 
 
 /// Reads the frames of one client. Idle, it holds no memory but its own few bytes.
 #[derive(Debug)]
-pub struct FrameReader {
+pub struct FrameReader<P: Profile = Commands> {
     /// The message that has begun and is not complete.
     message: Option<Box<Message>>,
     /// The bytes of a frame whose header, or whose control payload, is incomplete.
     head: Option<Box<Head>>,
     stage: Stage,
     message_bytes_max: u32,
+    profile: PhantomData<P>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +105,19 @@ enum Stage {
 }
 
 impl FrameReader {
-    /// A reader at the start of a connection, for messages of at most so many bytes.
+    /// A reader of commands at the start of a connection, for messages of at most so many bytes.
     #[must_use]
     pub fn new(message_bytes_max: usize) -> Self {
+        Self::with_profile(message_bytes_max)
+    }
+}
+
+impl<P: Profile> FrameReader<P> {
+    /// A reader at the start of a connection, for messages of at most so many bytes.
+    #[must_use]
+    pub fn with_profile(message_bytes_max: usize) -> Self {
         let message_bytes_max = u32::try_from(message_bytes_max).unwrap_or(u32::MAX);
-        Self { message: None, head: None, stage: Stage::Header, message_bytes_max }
+        Self { message: None, head: None, stage: Stage::Header, message_bytes_max, profile: PhantomData }
     }
 
     /// Takes the bytes that follow the last ones taken, in any portions, unmasks them in place,
@@ -99,8 +128,8 @@ impl FrameReader {
     /// frame everything is taken and nothing is handed on, and the same after a violation.
     ///
     /// # Errors
-    /// [`Violation`] at the first byte that shows it. Binary messages are one too (1003): the
-    /// protocol has text commands only, so they are refused at their header and never held.
+    /// [`Violation`] at the first byte that shows it. A binary message is one too (1003) where the
+    /// profile has none.
     pub fn read(
         &mut self,
         input: &mut [u8],
@@ -132,7 +161,7 @@ impl FrameReader {
     }
 
     fn end(&mut self) {
-        *self = Self { stage: Stage::Ended, ..Self::new(0) };
+        *self = Self { stage: Stage::Ended, ..Self::with_profile(0) };
     }
 
     /// One frame from its first byte, or as much of it as there is.
@@ -149,10 +178,9 @@ impl FrameReader {
         if header.fin && self.message.is_none() && payload_bytes <= body.len() {
             let payload = &mut body[..payload_bytes];
             unmask(payload, header.mask);
-            let text = str::from_utf8(payload).map_err(|_| BAD_TEXT)?;
-            return Ok((header.bytes + payload_bytes, on(Incoming::Text(text))));
+            return Ok((header.bytes + payload_bytes, on(complete(header.opcode == Opcode::Binary, payload)?)));
         }
-        let (taken, flow) = self.take_payload(header.fin, header.mask, header.payload_bytes, body, on)?;
+        let (taken, flow) = self.begin_payload(&header, body, on)?;
         Ok((header.bytes + taken, flow))
     }
 
@@ -172,8 +200,8 @@ impl FrameReader {
             if let Some(header) = self.judge_header(head.filled())? {
                 if !header.opcode.is_control() {
                     let rest = &mut input[taken..];
-                    let step = self.take_payload(header.fin, header.mask, header.payload_bytes, rest, on)?;
-                    return Ok((taken + step.0, step.1));
+                    let (more, flow) = self.begin_payload(&header, rest, on)?;
+                    return Ok((taken + more, flow));
                 }
                 let payload = &mut head.filled()[header.bytes..];
                 if payload.len() == header.payload_bytes as usize {
@@ -189,6 +217,14 @@ impl FrameReader {
         Ok((taken, ControlFlow::Continue(())))
     }
 
+    /// The payload of a data frame, from its first byte.
+    fn begin_payload(&mut self, header: &Header, input: &mut [u8], on: &mut On<'_>) -> Step {
+        let message = self.message.get_or_insert_default();
+        message.fragments += 1;
+        message.binary |= header.opcode == Opcode::Binary;
+        self.take_payload(header.fin, header.mask, header.payload_bytes, input, on)
+    }
+
     /// Takes what there is of a data frame's payload into the message.
     fn take_payload(
         &mut self,
@@ -198,12 +234,10 @@ impl FrameReader {
         input: &mut [u8],
         on: &mut On<'_>,
     ) -> Step {
-        let first = matches!(self.stage, Stage::Header);
         let taken = input.len().min(bytes_left as usize);
         let payload = &mut input[..taken];
         unmask(payload, mask);
         let mut message = self.message.take().unwrap_or_default();
-        message.fragments += u16::from(first);
         message.push(payload, self.message_bytes_max as usize)?;
         // `taken` is at most `bytes_left`, so it fits.
         let bytes_left = bytes_left - taken as u32;
@@ -213,8 +247,7 @@ impl FrameReader {
         } else {
             self.stage = Stage::Header;
             if fin {
-                let text = str::from_utf8(&message.bytes).map_err(|_| BAD_TEXT)?;
-                return Ok((taken, on(Incoming::Text(text))));
+                return Ok((taken, on(complete(message.binary, &message.bytes)?)));
             }
         }
         self.message = Some(message);
@@ -268,9 +301,9 @@ impl FrameReader {
     fn judge_place(&self, opcode: Opcode, fin: bool, short_length: u8) -> Result<(), Violation> {
         match (opcode, &self.message) {
             (Opcode::Continuation, None) => Err(protocol_error("continuation of no message")),
-            (Opcode::Continuation, Some(message)) if message.fragments >= FRAGMENTS_MAX => Err(TOO_MANY_FRAGMENTS),
+            (Opcode::Continuation, Some(message)) if message.fragments >= P::FRAGMENTS_MAX => Err(TOO_MANY_FRAGMENTS),
             (Opcode::Text | Opcode::Binary, Some(_)) => Err(protocol_error("new message within a fragmented one")),
-            (Opcode::Binary, None) => Err(BINARY),
+            (Opcode::Binary, None) if !P::BINARY => Err(BINARY),
             _ if !opcode.is_control() => Ok(()),
             _ if !fin => Err(protocol_error("control frame is fragmented")),
             _ if short_length > CONTROL_PAYLOAD_BYTES_MAX => Err(protocol_error("control frame is too long")),
@@ -342,6 +375,14 @@ fn payload_length(short_length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>,
     Ok(Some((length, rest)))
 }
 
+/// A whole message.
+fn complete(binary: bool, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
+    if binary {
+        return Ok(Incoming::Binary(payload));
+    }
+    str::from_utf8(payload).map(Incoming::Text).map_err(|_| BAD_TEXT)
+}
+
 /// Reads the payload of a close frame.
 fn judge_close(payload: &[u8]) -> Result<Incoming<'_>, Violation> {
     let Some((code, reason)) = payload.split_first_chunk() else {
@@ -366,7 +407,8 @@ struct Message {
     bytes: Vec<u8>,
     /// So many bytes from the start are whole characters.
     checked: usize,
-    fragments: u16,
+    fragments: u32,
+    binary: bool,
 }
 
 impl Message {
@@ -379,6 +421,9 @@ impl Message {
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(arrived);
+        if self.binary {
+            return Ok(());
+        }
         match str::from_utf8(&self.bytes[self.checked..]) {
             Ok(_) => self.checked = self.bytes.len(),
             // A character that was cut; its rest may still come.

@@ -183,7 +183,8 @@ impl Peer {
             match incoming {
                 Incoming::Text(text) => verify = session.on_text(fanout, text, now),
                 Incoming::Ping(payload) => session.on_ping(fanout, payload, now),
-                Incoming::Pong(_) => session.on_sign_of_life(now),
+                // Commands are text: the reader has refused what is binary.
+                Incoming::Pong(_) | Incoming::Binary(_) => session.on_sign_of_life(now),
                 Incoming::Close { .. } => {
                     session.end_flushed(fanout, CloseCode::Normal, "", now);
                     closing = true;

@@ -34,6 +34,7 @@ impl From<Incoming<'_>> for Seen {
     fn from(incoming: Incoming<'_>) -> Self {
         match incoming {
             Incoming::Text(text) => Self::Text(text.to_owned()),
+            Incoming::Binary(_) => panic!("binary messages are refused"),
             Incoming::Ping(payload) => Self::Ping(payload.to_vec()),
             Incoming::Pong(payload) => Self::Pong(payload.to_vec()),
             Incoming::Close { code, reason } => Self::Close(code, reason.to_owned()),
