@@ -15,6 +15,9 @@ const JOINED_BYTES_MAX: usize = 64 * 1024;
 /// What one session may be given of what it is catching up with before others get their turn.
 const CATCH_UP_BYTES_MAX: usize = 256 * 1024;
 
+/// A session that often gets several frames in a turn keeps the room for so many.
+const TURN_FRAMES_KEPT: usize = 64;
+
 /// Held events read from a ring at once.
 const RESUME_RECORDS_MAX: usize = 256;
 
@@ -147,7 +150,7 @@ impl Fanout {
         }
         indexes.clear();
         let sub = &mut self.sessions[session as usize];
-        if indexes.capacity() <= 16 {
+        if indexes.capacity() <= TURN_FRAMES_KEPT {
             sub.turn = indexes;
         }
     }
