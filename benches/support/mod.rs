@@ -70,7 +70,7 @@ pub struct Hub {
 }
 
 pub fn hub(workers: usize) -> Hub {
-    let (store, registry) = (Store::new(1 << 20), Registry::new());
+    let (store, registry) = (Store::new(256 << 20), Registry::new());
     let dropped = registry.counter(metrics::LANE_DROPPED, &[]);
     let wakes: Vec<Arc<Wake>> = (0..workers).map(|_| Arc::default()).collect();
     let (writers, mut lanes): (_, Vec<LaneReader>) =
