@@ -325,7 +325,9 @@ impl Fanout {
 
     /// Gives `latest` sessions the newest value of each stream that moved in this turn.
     pub(super) fn deliver_latest(&mut self, now: u64) {
-        for at in std::mem::take(&mut self.turn.latest) {
+        // Nothing in here moves a stream: the list goes back with its room, for the next turn.
+        let mut latest = std::mem::take(&mut self.turn.latest);
+        for at in latest.drain(..) {
             let Some(stream) = self.streams.get_mut(at as usize) else { continue };
             let merged = std::mem::take(&mut stream.turn_events).saturating_sub(1);
             let id = stream.id;
@@ -354,6 +356,8 @@ impl Fanout {
                 self.deliver_newest(at, cohort, None, &mut index);
             }
         }
+        debug_assert!(self.turn.latest.is_empty(), "a stream moved while its newest values were given out");
+        self.turn.latest = latest;
     }
 
     /// Sends rate-limited streams whose pause has ended.

@@ -61,6 +61,7 @@ metric_names! {
     LANE_DEPTH = "tickhub_lane_events", Gauge, "Events waiting in the lane from a feed thread to a worker";
     LANE_DEPTH_MAX = "tickhub_lane_events_max", Gauge, "Bound of tickhub_lane_events";
     LANE_DROPPED = "tickhub_lane_dropped_total", Counter, "Events that found a lane full; the worker's subscribers are told of a gap";
+    WORKER_WAKES = "tickhub_worker_wakes_total", Counter, "Times that an event woke a sleeping worker, by worker; a busy one needs no waking";
     FEED_REQUESTS_FULL = "tickhub_feed_requests_full_total", Counter, "Requests of workers that found a feed thread's mailbox full and were tried again";
     SESSIONS = "tickhub_sessions", Gauge, "Open sessions, by transport and worker";
     SESSIONS_OPENED = "tickhub_sessions_opened_total", Counter, "Sessions opened, by transport";

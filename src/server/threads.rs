@@ -35,6 +35,11 @@ pub(super) struct Joints {
 impl Joints {
     pub(super) fn new(feed_threads: usize, workers: usize, registry: &Registry) -> Self {
         let wakes: Vec<Arc<Wake>> = (0..workers).map(|_| Arc::default()).collect();
+        for (worker, wake) in wakes.iter().enumerate() {
+            let counter = registry.counter(metrics::WORKER_WAKES, &[("worker", &worker.to_string())]);
+            let wake = Arc::clone(wake);
+            registry.before_scrape(move || counter.absolute(wake.wakes()));
+        }
         let mut readers: Vec<Vec<LaneReader>> = (0..workers).map(|_| Vec::new()).collect();
         let mut writers = Vec::new();
         for _ in 0..feed_threads {
