@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::metrics::Counter;
 use crate::model::{BookLevel, FeedState, InstrumentKey, StreamId, UnixNanos};
 use crate::sync::{AtomicBool, Ordering, fence};
-use crate::wire::Frame;
+use crate::wire::{Format, Frame};
 
 /// What a feed thread tells a worker.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub enum Event {
         stream: StreamId,
         /// The number.
         seq: u64,
+        /// What it is encoded in.
+        format: Format,
         /// The gap, encoded.
         frame: Frame,
         /// The stream's value under the gap's number, encoded as a snapshot, where there is one.
@@ -40,6 +42,9 @@ pub enum Event {
         frame: Frame,
     },
 }
+
+/// A lane holds many thousands of them.
+const _: () = assert!(size_of::<Event>() <= 88);
 
 /// Where an update stands in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,9 @@ pub struct Update {
     pub seq: u64,
     /// Where it stands.
     pub standing: Standing,
+    /// What it is encoded in. A worker that wants a stream in several formats gets an update for
+    /// each, so that each is a stream of its own to it.
+    pub format: Format,
     /// Encoded once, for everyone.
     pub frame: Frame,
     /// For a book: the levels, so that the worker can keep a replica.

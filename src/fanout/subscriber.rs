@@ -10,6 +10,7 @@ use super::cohort::CohortId;
 use super::outbox::Outbox;
 use super::scope::{ScopeId, Scopes};
 use crate::model::{Channel, Depth, GapCause, InstrumentKey, Pattern, StreamKind};
+use crate::wire::Format;
 use crate::wire::command::{Mode, Overflow};
 
 /// Index of a session on its worker; used again after the session is closed.
@@ -144,6 +145,8 @@ pub(super) const fn overlap_flag(channel: Channel) -> u16 {
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) flags: u16,
+    /// What its events come in.
+    pub(super) format: Format,
     /// Frames of this turn to be written, as indexes into the turn's table.
     pub(super) turn: Vec<u32>,
     pub(super) outbox: Outbox,
@@ -159,9 +162,10 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(grant: Arc<[Pattern]>) -> Self {
+    pub(super) fn new(grant: Arc<[Pattern]>, format: Format) -> Self {
         Self {
             flags: 0,
+            format,
             turn: Vec::new(),
             outbox: Outbox::default(),
             grant,
