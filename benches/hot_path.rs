@@ -10,7 +10,8 @@ use tickhub::fanout::{Fanout, LaneReader, Options, OutboxLimits, Requests, Sessi
 use tickhub::ingest::{Feed, Ingest, Instrument};
 use tickhub::metrics::{self, Registry};
 use tickhub::model::{
-    BookLevel, Channel, Decimal, Depth, InstrumentDefinition, InstrumentId, Pattern, Quote, Received, UnixNanos,
+    BookLevel, Channel, Decimal, Depth, InstrumentDefinition, InstrumentId, InstrumentKey, Pattern, Quote, Received,
+    UnixNanos,
 };
 use tickhub::store::Store;
 use tickhub::wire::command::{Mode, Overflow};
@@ -52,8 +53,8 @@ fn feed() -> (Arc<Store>, Feed, Instrument, LaneReader) {
     (store, feed, instrument, reader)
 }
 
-/// A worker with `sessions` that each want every quote.
-fn worker(store: &Arc<Store>, sessions: usize) -> Fanout {
+/// A worker with `sessions` that each want every quote, in these formats by turns.
+fn worker(store: &Arc<Store>, sessions: usize, formats: &[Format]) -> Fanout {
     let limits = OutboxLimits { events_max: 4096, bytes_max: 1 << 20, control_bytes_max: 1 << 18 };
     let mut fanout = Fanout::new(0, Arc::clone(store), limits, vec![Requests::new(16)], None);
     let options = Options {
@@ -63,8 +64,8 @@ fn worker(store: &Arc<Store>, sessions: usize) -> Fanout {
         snapshot: Some(false),
         overflow: Overflow::Gap,
     };
-    for _ in 0..sessions {
-        let session = fanout.open(Arc::from([Pattern::all()]));
+    for format in formats.iter().cycle().take(sessions) {
+        let session = fanout.open(Arc::from([Pattern::all()]), *format);
         fanout.subscribe(session, Channel::Quote, (options, options), &["SIM:AAA-USD".to_owned()], &[], 10).unwrap();
     }
     fanout
@@ -73,31 +74,47 @@ fn worker(store: &Arc<Store>, sessions: usize) -> Fanout {
 fn parse_and_encode(c: &mut Criterion) {
     c.bench_function("decimal/parse", |b| b.iter(|| Decimal::parse(black_box(b"61837.63000000"))));
     let (id, quote, mut scratch) = (InstrumentId::parse("BINANCE:BTC-USDT").unwrap(), quote(), Scratch::new());
-    let head = Head { id: &id, seq: 123_456, ts: quote.ts_event, rx: RECEIVED.wall, snapshot: false };
-    c.bench_function("encode/json quote", |b| {
-        b.iter(|| Format::Json.encode(&mut scratch, black_box(&head), &Payload::Quote(&quote)));
-    });
+    let head =
+        Head { id: &id, key: InstrumentKey(0), seq: 123_456, ts: quote.ts_event, rx: RECEIVED.wall, snapshot: false };
+    for format in Format::ALL {
+        c.bench_function(&format!("encode/{} quote", format.as_str()), |b| {
+            b.iter(|| format.encode(&mut scratch, black_box(&head), &Payload::Quote(&quote)));
+        });
+    }
+    let levels: Vec<BookLevel> = (0..10).map(|n| level(&format!("61837.{n}3000000"), "3.78826000").unwrap()).collect();
+    let book = Payload::Book { depth: Depth::Ten, bids: &levels, asks: &levels };
+    for format in Format::ALL {
+        c.bench_function(&format!("encode/{} book of 10", format.as_str()), |b| {
+            b.iter(|| format.encode(&mut scratch, black_box(&head), &book));
+        });
+    }
 }
 
 fn ingest(c: &mut Criterion) {
     let quote = quote();
     let (_store, _feed, mut instrument, _lane) = feed();
     c.bench_function("ingest/quote, nobody wants it", |b| b.iter(|| instrument.quote(RECEIVED, black_box(&quote))));
-    let (store, _feed, mut instrument, mut lane) = feed();
-    let _worker = worker(&store, 1);
-    c.bench_function("ingest/quote, encoded for a worker", |b| {
-        b.iter(|| {
-            instrument.quote(RECEIVED, black_box(&quote));
-            lane.pop()
+    for (name, formats) in
+        [("encoded", &[Format::Json][..]), ("encoded as binary", &[Format::Binary]), ("encoded as both", &Format::ALL)]
+    {
+        let (store, _feed, mut instrument, mut lane) = feed();
+        let _worker = worker(&store, formats.len(), formats);
+        c.bench_function(&format!("ingest/quote, {name} for a worker"), |b| {
+            b.iter(|| {
+                instrument.quote(RECEIVED, black_box(&quote));
+                while let Some(event) = lane.pop() {
+                    drop(black_box(event));
+                }
+            });
         });
-    });
+    }
 }
 
 fn fan_out(c: &mut Criterion) {
     let mut group = c.benchmark_group("fan-out to a null sink, a delivery");
     for (sessions, updates) in [(1_000, 1), (1_000, BACKLOG), (10_000, 1), (10_000, BACKLOG)] {
         let (store, _feed, mut instrument, mut lane) = feed();
-        let mut fanout = worker(&store, sessions);
+        let mut fanout = worker(&store, sessions, &[Format::Json]);
         let quote = quote();
         group.throughput(Throughput::Elements((sessions * updates) as u64));
         group.bench_function(format!("{sessions} sessions, {updates} at a time"), |b| {
