@@ -10,6 +10,9 @@ pub const FEEDS_MAX: usize = 64;
 /// Fan-out workers: a stream's interest is one word of bits.
 pub const WORKERS_MAX: usize = 64;
 
+/// Wire formats: a stream's interest is one word of bits for each.
+pub const FORMATS_MAX: usize = 2;
+
 /// Events that wait for one worker from one feed thread. At 200,000 events a second this is
 /// 80 ms of a worker that does nothing else; beyond that its subscribers are told of a gap.
 pub const LANE_EVENTS_MAX: usize = 16_384;

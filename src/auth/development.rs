@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(check_listen(&development, &loopback), Ok(()));
         for open in ["0.0.0.0:8080", "[::]:8080", "192.168.0.1:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1"] {
             let refused = check_listen(&development, &addresses(&["127.0.0.1:0", open])).expect_err(open);
-            assert_eq!(refused.address, open.parse().expect("valid"));
+            assert_eq!(refused.address, open.parse::<SocketAddr>().expect("valid"));
             assert!(refused.to_string().contains("auth.keys"), "{refused}");
         }
         let key = KeyConfig { kid: "k".into(), alg: Default::default(), secret: None, secret_file: None };

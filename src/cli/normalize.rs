@@ -198,7 +198,7 @@ impl Printer {
             let key = book.instrument.key();
             let (ts, rx) = self.book_times.get(&key).copied().unwrap_or_default();
             let seq = self.standalone.store.sequence(StreamId { key, kind: StreamKind::Book(Depth::All) });
-            let head = Head { id: &book.instrument.id(), seq, ts, rx, snapshot: true };
+            let head = Head { id: &book.instrument.id(), key, seq, ts, rx, snapshot: true };
             let payload = Payload::Book { depth: Depth::All, bids: &bids, asks: &asks };
             output.write_all(Format::Json.encode(&mut scratch, &head, &payload).payload())?;
             output.write_all(b"\n")?;

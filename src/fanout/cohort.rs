@@ -9,6 +9,7 @@ use slab::Slab;
 use super::scope::ScopeId;
 use super::subscriber::{EntryId, SessionId};
 use crate::model::{InstrumentKey, StreamKind};
+use crate::wire::Format;
 use crate::wire::command::Mode;
 
 /// Index of a cohort.
@@ -28,6 +29,7 @@ pub(super) struct CohortKey {
     pub(super) kind: StreamKind,
     pub(super) mode: Mode,
     pub(super) max_rate: Option<u32>,
+    pub(super) format: Format,
 }
 
 /// An entry of a session in a cohort.

@@ -7,7 +7,7 @@ use super::subscriber::{CLOSING, JOINING, Join, QUEUED, Selector, SessionId, ove
 use super::worker::Fanout;
 use crate::model::{Channel, GapCause, StreamId, StreamKind, Window};
 use crate::wire::command::{Mode, Overflow};
-use crate::wire::{CloseCode, Frame, Head, Payload};
+use crate::wire::{CloseCode, Format, Frame, Gap, Head, Payload};
 
 /// Outboxes may hold this many times their bound while a session catches up with a snapshot that
 /// it asked for: it is not slow for that.
@@ -28,14 +28,14 @@ impl Fanout {
     pub fn on_event(&mut self, event: Event) {
         match event {
             Event::Update(update) => self.on_update(update),
-            Event::Gap { stream, seq, frame, snapshot } => self.on_gap(stream, seq, &frame, snapshot),
+            Event::Gap { stream, seq, format, frame, snapshot } => self.on_gap((stream, format), seq, &frame, snapshot),
             Event::Instrument(key) => self.appear(key),
             Event::Feed { feed, changes, state, frame } => self.on_feed(feed, changes, state, &frame),
         }
     }
 
     fn on_update(&mut self, update: Update) {
-        let Some(at) = self.stream_slot(update.stream) else { return };
+        let Some(at) = self.stream_slot(update.stream, update.format) else { return };
         match update.standing {
             Standing::Numbered => self.on_numbered(at, update),
             Standing::Resync => self.on_window(at, &update, true),
@@ -107,8 +107,8 @@ impl Fanout {
         self.serve_waiting(at);
     }
 
-    fn on_gap(&mut self, id: StreamId, seq: u64, frame: &Frame, snapshot: Option<Frame>) {
-        let Some(at) = self.stream_slot(id) else { return };
+    fn on_gap(&mut self, (id, format): (StreamId, Format), seq: u64, frame: &Frame, snapshot: Option<Frame>) {
+        let Some(at) = self.stream_slot(id, format) else { return };
         let stream = &mut self.streams[at as usize];
         if seq <= stream.position {
             return;
@@ -146,18 +146,20 @@ impl Fanout {
             return true;
         }
         self.lose(at, seq, GapCause::Hub);
-        self.streams[at as usize].replica = None;
-        self.request_book(self.streams[at as usize].id);
+        let stream = &mut self.streams[at as usize];
+        stream.replica = None;
+        let (id, format) = (stream.id, stream.format);
+        self.request_book(id, format);
         false
     }
 
     /// Tells `every` sessions that the numbers up to `to` were lost in the hub.
     fn skip(&mut self, at: u32, to: u64) {
         let stream = &mut self.streams[at as usize];
-        let (id, from) = (stream.id, stream.position + 1);
+        let (id, format, from) = (stream.id, stream.format, stream.position + 1);
         stream.position = to;
         stream.snapshot = None;
-        let frame = self.gap_frame(id, from, to, GapCause::Hub);
+        let frame = self.gap_frame(id, format, from, to, GapCause::Hub);
         let index = self.add_frame(frame.clone(), (0, 0));
         let delivered = self.deliver_every(at, &Parcel { stream: id, frame: &frame, from, index });
         self.counts.gapped[GapCause::Hub as usize - 1] += delivered * (to + 1 - from);
@@ -197,7 +199,7 @@ impl Fanout {
         let behind: Vec<u32> = self.streams.iter().map(|(at, _)| at as u32).collect();
         for at in behind {
             let stream = &self.streams[at as usize];
-            let (id, position) = (stream.id, stream.position);
+            let (id, format, position) = (stream.id, stream.format, stream.position);
             let book = matches!(id.kind, StreamKind::Book(_));
             if book {
                 // Its state may have been among what was dropped.
@@ -208,11 +210,11 @@ impl Fanout {
                 }
                 if lost {
                     self.streams[at as usize].replica = None;
-                    self.request_book(id);
+                    self.request_book(id, format);
                 }
                 continue;
             }
-            let (seq, snapshot) = self.stored(id);
+            let (seq, snapshot) = self.stored(id, format);
             if seq > position {
                 self.skip(at, seq);
                 let stream = &mut self.streams[at as usize];
@@ -363,7 +365,8 @@ impl Fanout {
     /// Sends rate-limited streams whose pause has ended.
     pub(super) fn deliver_due(&mut self, now: u64) {
         while let Some((cohort, stream_index, window)) = self.cohorts.pop_due(now) {
-            let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { continue };
+            let format = self.cohorts.cohort(cohort).key.format;
+            let Some(at) = self.stream_slot_at(stream_index as usize, format) else { continue };
             if !window.dirty && window.owed.is_empty() {
                 continue;
             }
@@ -423,31 +426,42 @@ impl Fanout {
     /// The stream's state under its last published number, encoded as a snapshot.
     pub(super) fn snapshot(&mut self, at: u32) -> Option<Frame> {
         let stream = &mut self.streams[at as usize];
+        let format = stream.format;
         if stream.snapshot.is_none() {
             stream.snapshot = match (stream.id.kind, &stream.replica) {
                 (StreamKind::Book(depth), Some(replica)) => {
                     let definition = self.store.definition(stream.id.key)?;
                     let head = Head {
                         id: &definition.id,
+                        key: stream.id.key,
                         seq: stream.position,
                         ts: replica.ts_event,
                         rx: replica.received,
                         snapshot: true,
                     };
                     let payload = Payload::Book { depth, bids: replica.window.bids(), asks: replica.window.asks() };
-                    Some(self.format.encode(&mut self.scratch, &head, &payload))
+                    Some(format.encode(&mut self.scratch, &head, &payload))
                 }
                 (StreamKind::Book(_), None) => None,
-                _ => stream.frame.as_ref().map(|live| self.format.snapshot_of(&mut self.scratch, live)),
+                _ => stream.frame.as_ref().map(|live| format.snapshot_of(&mut self.scratch, live)),
             };
         }
         stream.snapshot.clone()
     }
 
-    pub(super) fn gap_frame(&mut self, id: StreamId, from: u64, to: u64, cause: GapCause) -> Frame {
-        let store = std::sync::Arc::clone(&self.store);
-        match store.definition(id.key) {
-            Some(definition) => self.format.gap(&mut self.scratch, id.kind, &definition.id, from, to, cause, None),
+    pub(super) fn gap_frame(
+        &mut self,
+        StreamId { key, kind }: StreamId,
+        format: Format,
+        from: u64,
+        to: u64,
+        cause: GapCause,
+    ) -> Frame {
+        match self.store.definition(key) {
+            Some(definition) => {
+                let gap = Gap { id: &definition.id, key, kind, from, to, cause, lost: None };
+                format.gap(&mut self.scratch, &gap)
+            }
             // A stream exists only for an instrument that has a definition.
             None => Frame::text(b"{}"),
         }

@@ -7,6 +7,7 @@ use super::scope::ScopeId;
 use super::subscriber::{Entry, EntryId, Options, Selector, SessionId};
 use super::worker::Fanout;
 use crate::model::{InstrumentKey, Pattern, StreamId, StreamKind};
+use crate::wire::Format;
 
 impl Fanout {
     pub(super) fn acquire_scope(&mut self, pattern: &Pattern, grant: &Arc<[Pattern]>) -> ScopeId {
@@ -30,16 +31,16 @@ impl Fanout {
 
     /// Adds an entry to its session and its cohort.
     pub(super) fn attach_entry(&mut self, session: SessionId, mut entry: Entry) -> EntryId {
-        let channel = entry.channel;
+        let (channel, format) = (entry.channel, self.sessions[session as usize].format);
         entry.cohort = entry.options.kind(channel).map(|kind| {
             let covers = match &entry.selector {
                 Selector::Exact(key) => Covers::Exact(*key),
                 Selector::Pattern { scope, .. } => Covers::Scope(*scope),
             };
             let Options { mode, max_rate, .. } = entry.options;
-            let (cohort, new) = self.cohorts.obtain(CohortKey { covers, kind, mode, max_rate });
+            let (cohort, new) = self.cohorts.obtain(CohortKey { covers, kind, mode, max_rate, format });
             if new {
-                self.attach_cohort(cohort, covers, kind);
+                self.attach_cohort(cohort, covers, kind, format);
             }
             cohort
         });
@@ -64,7 +65,7 @@ impl Fanout {
         id
     }
 
-    fn attach_cohort(&mut self, cohort: CohortId, covers: Covers, kind: StreamKind) {
+    fn attach_cohort(&mut self, cohort: CohortId, covers: Covers, kind: StreamKind, format: Format) {
         let keys = match covers {
             Covers::Exact(key) => vec![key],
             Covers::Scope(scope) => {
@@ -73,7 +74,7 @@ impl Fanout {
             }
         };
         for key in keys {
-            let at = self.obtain_stream(StreamId { key, kind });
+            let at = self.obtain_stream(StreamId { key, kind }, format);
             self.streams[at as usize].cohorts.push(cohort);
         }
     }
@@ -120,7 +121,7 @@ impl Fanout {
             }
         };
         for instrument in keys {
-            self.detach_stream(StreamId { key: instrument, kind: key.kind }, id);
+            self.detach_stream(StreamId { key: instrument, kind: key.kind }, key.format, id);
         }
         self.cohorts.remove(id);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::metrics::Counter;
 use crate::model::{BookLevel, FeedState, InstrumentKey, StreamId, UnixNanos};
 use crate::sync::{AtomicBool, AtomicU64, Consumer, Notify, Ordering, Producer, fence, ring};
-use crate::wire::Frame;
+use crate::wire::{Format, Frame};
 
 /// What a feed thread tells a worker.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub enum Event {
         stream: StreamId,
         /// The number.
         seq: u64,
+        /// What it is encoded in.
+        format: Format,
         /// The gap, encoded.
         frame: Frame,
         /// The stream's value under the gap's number, encoded as a snapshot, where there is one.
@@ -37,6 +39,9 @@ pub enum Event {
         frame: Frame,
     },
 }
+
+/// A lane holds many thousands of them.
+const _: () = assert!(size_of::<Event>() <= 88);
 
 /// Where an update stands in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,9 @@ pub struct Update {
     pub seq: u64,
     /// Where it stands.
     pub standing: Standing,
+    /// What it is encoded in. A worker that wants a stream in several formats gets an update for
+    /// each, so that each is a stream of its own to it.
+    pub format: Format,
     /// Encoded once, for everyone.
     pub frame: Frame,
     /// For a book: the levels, so that the worker can keep a replica.

@@ -24,4 +24,6 @@ pub use outbox::Sink;
 pub use requests::{BookRequest, Requests};
 pub use subscribe::{AlreadyReached, Match, Outcome, SymbolFault};
 pub use subscriber::{Options, SessionId};
+const _: () = assert!(crate::wire::Format::COUNT <= crate::limits::FORMATS_MAX);
+
 pub use worker::{Counts, Fanout, Holdings, Latencies, OutboxLimits};

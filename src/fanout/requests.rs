@@ -6,6 +6,7 @@ use crossbeam::queue::ArrayQueue;
 use tokio::sync::Notify;
 
 use crate::model::StreamId;
+use crate::wire::Format;
 
 /// A worker has begun to want a book stream and asks for its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct BookRequest {
     pub stream: StreamId,
     /// The worker that asks.
     pub worker: usize,
+    /// The format that it wants it in.
+    pub format: Format,
 }
 
 /// The mailbox of one feed thread. Cheap to clone; many workers send, one thread takes.

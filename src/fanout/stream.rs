@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::cohort::CohortId;
 use super::subscriber::SessionId;
 use crate::model::{StreamId, UnixNanos, Window};
-use crate::wire::Frame;
+use crate::wire::{Format, Frame};
 
 /// A book as the worker's subscribers have it.
 #[derive(Debug)]
@@ -19,6 +19,9 @@ pub(super) struct Replica {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: StreamId,
+    /// What its frames are in. The same stream in another format is another one here: who wants it
+    /// later in that format begins with its own number.
+    pub(super) format: Format,
     /// The number up to which this worker has processed the stream.
     pub(super) position: u64,
     /// The newest event, encoded.
@@ -39,9 +42,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(id: StreamId, position: u64, snapshot: Option<Frame>) -> Self {
+    pub(super) fn new(id: StreamId, format: Format, position: u64, snapshot: Option<Frame>) -> Self {
         Self {
             id,
+            format,
             position,
             frame: None,
             snapshot,

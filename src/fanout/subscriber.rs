@@ -11,6 +11,7 @@ use super::cohort::CohortId;
 use super::outbox::Outbox;
 use super::scope::{ScopeId, Scopes};
 use crate::model::{Channel, Depth, GapCause, InstrumentKey, Pattern, StreamKind};
+use crate::wire::Format;
 use crate::wire::command::{Mode, Overflow};
 
 /// Index of a session on its worker; used again after the session is closed.
@@ -146,13 +147,15 @@ pub(super) const fn overlap_flag(channel: Channel) -> u16 {
 pub(super) type TurnFrames = SmallVec<[u32; 4]>;
 
 /// One session on its worker. Where nothing waits, delivering and writing an event touch the first
-/// two members only: they share a cache line, whatever the compiler would have made of the order.
+/// few members only: they share a cache line, whatever the compiler would have made of the order.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Subscriber {
     /// Frames of this turn to be written.
     pub(super) turn: TurnFrames,
     pub(super) flags: u16,
+    /// What its events come in.
+    pub(super) format: Format,
     pub(super) outbox: Outbox,
     pub(super) grant: Arc<[Pattern]>,
     pub(super) entries: Slab<Entry>,
@@ -166,10 +169,11 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(grant: Arc<[Pattern]>) -> Self {
+    pub(super) fn new(grant: Arc<[Pattern]>, format: Format) -> Self {
         Self {
             turn: TurnFrames::new(),
             flags: 0,
+            format,
             outbox: Outbox::default(),
             grant,
             entries: Slab::new(),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::cohort::{CohortId, Member};
+use super::cohort::{CohortId, CohortKey, Member};
 use super::deliver::interval_ns;
 use super::subscriber::{EntryId, Join, Options, Selector, SessionId};
 use super::worker::Fanout;
 use crate::model::{Channel, GapCause, InstrumentKey, StreamId, StreamKind};
-use crate::wire::Frame;
 use crate::wire::answer::{Accepted, Subscribed};
 use crate::wire::command::{Mode, ResumeEntry};
+use crate::wire::{Format, Frame};
 
 /// What is in effect for an instrument on a channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Fanout {
     /// The number of the stream in effect.
     pub(super) fn position(&self, session: SessionId, channel: Channel, key: InstrumentKey) -> Option<u64> {
         let kind = self.effect(session, channel, key)?.options.kind(channel)?;
-        let at = self.stream_slot(StreamId { key, kind })?;
+        let at = self.stream_slot(StreamId { key, kind }, self.sessions[session as usize].format)?;
         Some(self.streams[at as usize].position)
     }
 
@@ -151,8 +151,8 @@ impl Fanout {
         self.ids.insert(definition.id.clone(), key);
         for scope in self.scopes.appear(key, &definition.id) {
             for cohort in self.scopes.scope(scope).cohorts.clone() {
-                let kind = self.cohorts.cohort(cohort).key.kind;
-                let at = self.obtain_stream(StreamId { key, kind });
+                let CohortKey { kind, format, .. } = self.cohorts.cohort(cohort).key;
+                let at = self.obtain_stream(StreamId { key, kind }, format);
                 self.streams[at as usize].cohorts.push(cohort);
                 let members = self.cohorts.cohort(cohort).members.clone();
                 for member in members {
@@ -231,9 +231,9 @@ impl Fanout {
     fn add_snapshot(&mut self, session: SessionId, channel: Channel, key: InstrumentKey, options: Options) {
         let Some(kind) = options.kind(channel) else { return };
         let index = StreamId { key, kind }.index() as u32;
-        let Some(stream) = self.stream_slot(StreamId { key, kind }).map(|at| &self.streams[at as usize]) else {
-            return;
-        };
+        let format = self.sessions[session as usize].format;
+        let Some(at) = self.stream_slot(StreamId { key, kind }, format) else { return };
+        let stream = &self.streams[at as usize];
         let (position, begins_again) = (stream.position, stream.begins_again);
         // A book whose window is on its way begins with it: what it skips the socket is not to blame for.
         let unknown = matches!(kind, StreamKind::Book(_)) && stream.replica.is_none();
@@ -267,9 +267,10 @@ impl Fanout {
             Some(Join::Resume { next, cause, .. }) => Some((next, cause)),
             Some(Join::Snapshot) | None => None,
         };
+        let format = sub.format;
         if let Some((from, cause)) = missing {
-            let to =
-                self.stream_slot(id).map_or_else(|| self.store.sequence(id), |at| self.streams[at as usize].position);
+            let at = self.stream_slot(id, format);
+            let to = at.map_or_else(|| self.store.sequence(id), |at| self.streams[at as usize].position);
             self.push_gap(session, id, from, to, cause);
         }
     }
@@ -285,7 +286,9 @@ impl Fanout {
     ) {
         let Some(kind) = options.kind(channel) else { return };
         let id = StreamId { key, kind };
-        let first = (beginning.snapshot != Some(false) && self.may_have_state(id)).then_some(Join::Snapshot);
+        let first = (beginning.snapshot != Some(false)
+            && self.may_have_state(id, self.sessions[session as usize].format))
+        .then_some(Join::Snapshot);
         let join = self
             .resume_point(id, beginning.resume)
             .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
@@ -298,8 +301,8 @@ impl Fanout {
 
     /// Whether there is a state to begin with, or may be once it has come. Where there is none the
     /// first event is the next number, which must not be taken for part of a snapshot.
-    fn may_have_state(&mut self, id: StreamId) -> bool {
-        let at = self.stream_slot(id);
+    fn may_have_state(&mut self, id: StreamId, format: Format) -> bool {
+        let at = self.stream_slot(id, format);
         matches!(id.kind, StreamKind::Book(_)) || at.is_some_and(|at| self.snapshot(at).is_some())
     }
 

@@ -7,7 +7,7 @@ use super::subscriber::{CLOSING, DIRTY, JOINING, Join, QUEUED, SessionId};
 use super::worker::Fanout;
 use crate::model::{GapCause, StreamId, StreamKind};
 use crate::store::Held;
-use crate::wire::{Frame, Head, Payload};
+use crate::wire::{Format, Frame, Gap, Head, Payload};
 
 /// Frames copied together for one write: below it a copy is cheaper than gathering.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
@@ -114,8 +114,8 @@ impl Fanout {
         } else {
             sub.flags |= QUEUED;
         }
-        self.counts.deliveries += drained.events;
-        self.counts.bytes += drained.bytes;
+        self.counts.deliveries[sub.format.index()] += drained.events;
+        self.counts.bytes[sub.format.index()] += drained.bytes;
         self.counts.writes += drained.writes;
         self.counts.blocked += u64::from(drained.blocked);
     }
@@ -123,7 +123,7 @@ impl Fanout {
     /// The common case: nothing waits, and this turn's frames go out in one write.
     fn write_turn(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
         let sub = &mut self.sessions[session as usize];
-        let indexes = std::mem::take(&mut sub.turn);
+        let (indexes, format) = (std::mem::take(&mut sub.turn), sub.format.index());
         let mut from = 0;
         while from < indexes.len() {
             let until = self.turn.join(&indexes, from);
@@ -135,9 +135,9 @@ impl Fanout {
             self.counts.writes += 1;
             let result = sink.write(session, &[IoSlice::new(bytes)]);
             let (taken, offered) = (*result.as_ref().unwrap_or(&0), bytes.len());
-            self.counts.bytes += taken as u64;
+            self.counts.bytes[format] += taken as u64;
             if result.is_ok() && taken == offered {
-                self.counts.deliveries += (until - from) as u64;
+                self.counts.deliveries[format] += (until - from) as u64;
                 from = until;
                 continue;
             }
@@ -166,7 +166,7 @@ impl Fanout {
             let frame = &self.turn.frames[*index as usize];
             if taken >= frame.len() {
                 taken -= frame.len();
-                self.counts.deliveries += 1;
+                self.counts.deliveries[sub.format.index()] += 1;
             } else if taken > 0 {
                 sub.outbox.push_partial(frame.clone(), taken);
                 taken = 0;
@@ -207,7 +207,8 @@ impl Fanout {
     }
 
     fn serve_dirty(&mut self, session: SessionId, stream_index: u32) {
-        let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { return };
+        let format = self.sessions[session as usize].format;
+        let Some(at) = self.stream_slot_at(stream_index as usize, format) else { return };
         let Some(frame) = self.newest(at) else { return };
         let id = self.streams[at as usize].id;
         self.sessions[session as usize].outbox.push(frame, true);
@@ -219,7 +220,7 @@ impl Fanout {
         let Some(join) = sub.joins.as_ref().and_then(|joins| joins.by_stream.get(&stream_index)).copied() else {
             return;
         };
-        let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { return };
+        let Some(at) = self.stream_slot_at(stream_index as usize, sub.format) else { return };
         let served = match join {
             Join::Snapshot => self.serve_snapshot(session, at),
             Join::Resume { next, cause, snapshot } => self.serve_resume(session, at, next, cause, snapshot),
@@ -277,7 +278,7 @@ impl Fanout {
     /// Tells a session of the numbers `from` to `to`, if there are any.
     pub(super) fn push_gap(&mut self, session: SessionId, id: StreamId, from: u64, to: u64, cause: GapCause) {
         if from <= to {
-            let frame = self.gap_frame(id, from, to, cause);
+            let frame = self.gap_frame(id, self.sessions[session as usize].format, from, to, cause);
             self.counts.gapped[cause as usize - 1] += to + 1 - from;
             let sub = &mut self.sessions[session as usize];
             sub.outbox.push(frame, true);
@@ -288,7 +289,7 @@ impl Fanout {
     /// The held events from `next` to the worker's position, in portions.
     fn serve_resume(&mut self, session: SessionId, at: u32, next: u64, cause: GapCause, snapshot: bool) -> Served {
         let stream = &self.streams[at as usize];
-        let (id, position) = (stream.id, stream.position);
+        let (id, format, position) = (stream.id, stream.format, stream.position);
         if next > position + 1 {
             // The session has seen more than this worker yet.
             return Served::NotYet;
@@ -306,7 +307,7 @@ impl Fanout {
             if event.seq() > next {
                 self.push_gap(session, id, next, event.seq() - 1, cause);
             }
-            let frame = self.encode_held(id, event);
+            let frame = self.encode_held(id, format, event);
             if let Some(frame) = frame {
                 self.sessions[session as usize].outbox.push(frame, true);
             }
@@ -337,12 +338,12 @@ impl Fanout {
         whole && !broken && (last == position || (last > 0 && held.len() >= RESUME_RECORDS_MAX / 2))
     }
 
-    fn encode_held(&mut self, id: StreamId, event: &Held) -> Option<Frame> {
+    fn encode_held(&mut self, id: StreamId, format: Format, event: &Held) -> Option<Frame> {
         let store = std::sync::Arc::clone(&self.store);
         let instrument = &store.definition(id.key)?.id;
         let mut encode = |seq, ts, rx, payload: &Payload<'_>| {
-            let head = Head { id: instrument, seq, ts, rx, snapshot: false };
-            self.format.encode(&mut self.scratch, &head, payload)
+            let head = Head { id: instrument, key: id.key, seq, ts, rx, snapshot: false };
+            format.encode(&mut self.scratch, &head, payload)
         };
         Some(match event {
             Held::Quote(s, v) => encode(s.seq, v.ts_event, s.received, &Payload::Quote(v)),
@@ -353,7 +354,9 @@ impl Fanout {
                 encode(stamp.seq, *ts_event, stamp.received, &Payload::Book { depth, bids, asks })
             }
             Held::Gap { seq, lost } => {
-                self.format.gap(&mut self.scratch, id.kind, instrument, *seq, *seq, GapCause::Upstream, *lost)
+                let (StreamId { key, kind }, cause) = (id, GapCause::Upstream);
+                let gap = Gap { id: instrument, key, kind, from: *seq, to: *seq, cause, lost: *lost };
+                format.gap(&mut self.scratch, &gap)
             }
         })
     }

@@ -33,10 +33,10 @@ pub struct OutboxLimits {
 /// What a worker has counted since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Events written.
-    pub deliveries: u64,
-    /// Bytes written.
-    pub bytes: u64,
+    /// Events written, by format.
+    pub deliveries: [u64; Format::COUNT],
+    /// Bytes written to sessions, by the format of their events.
+    pub bytes: [u64; Format::COUNT],
     /// Socket writes.
     pub writes: u64,
     /// Writes that found the socket full.
@@ -51,6 +51,8 @@ pub struct Counts {
     pub overflow_closes: u64,
     /// Requests that found a feed thread's mailbox full.
     pub requests_full: u64,
+    /// Events encoded here that their format could not hold.
+    pub unfit: u64,
 }
 
 /// What a worker holds now.
@@ -95,7 +97,6 @@ pub(super) struct Turn {
 pub struct Fanout {
     pub(super) worker: usize,
     pub(super) store: Arc<Store>,
-    pub(super) format: Format,
     pub(super) limits: OutboxLimits,
     pub(super) scratch: Scratch,
     /// By feed index: where books are asked for.
@@ -106,8 +107,8 @@ pub struct Fanout {
     pub(super) scopes: Scopes,
     pub(super) cohorts: Cohorts,
     pub(super) streams: Slab<Stream>,
-    /// By stream index: the stream's place in `streams`, plus one.
-    pub(super) stream_at: Vec<u32>,
+    /// By format and stream index: the stream's place in `streams`, plus one.
+    pub(super) stream_at: [Vec<u32>; Format::COUNT],
     /// Instruments that this worker has been told of.
     pub(super) known: Vec<bool>,
     pub(super) ids: FxHashMap<InstrumentId, InstrumentKey>,
@@ -135,7 +136,6 @@ impl Fanout {
         let mut fanout = Self {
             worker,
             store,
-            format: Format::Json,
             limits,
             scratch: Scratch::new(),
             requests,
@@ -144,7 +144,7 @@ impl Fanout {
             scopes: Scopes::default(),
             cohorts: Cohorts::default(),
             streams: Slab::new(),
-            stream_at: Vec::new(),
+            stream_at: Default::default(),
             known: Vec::new(),
             ids: FxHashMap::default(),
             feeds: Vec::new(),
@@ -165,9 +165,9 @@ impl Fanout {
         &self.store
     }
 
-    /// Opens a session that may see what `grant` selects.
-    pub fn open(&mut self, grant: Arc<[Pattern]>) -> SessionId {
-        self.sessions.insert(Subscriber::new(grant)) as SessionId
+    /// Opens a session that may see what `grant` selects, and gets events in `format`.
+    pub fn open(&mut self, grant: Arc<[Pattern]>, format: Format) -> SessionId {
+        self.sessions.insert(Subscriber::new(grant, format)) as SessionId
     }
 
     /// Forgets a session and all that it holds.
@@ -323,7 +323,7 @@ impl Fanout {
 
     /// What was counted since the last call.
     pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
+        Counts { unfit: self.scratch.take_unfit(), ..std::mem::take(&mut self.counts) }
     }
 
     /// What is held now; walks over all sessions.
@@ -359,36 +359,42 @@ impl Fanout {
         }
     }
 
-    pub(super) fn stream_slot(&self, id: StreamId) -> Option<u32> {
-        self.stream_at.get(id.index()).and_then(|at| at.checked_sub(1))
+    pub(super) fn stream_slot(&self, id: StreamId, format: Format) -> Option<u32> {
+        self.stream_slot_at(id.index(), format)
+    }
+
+    /// The same by the stream's index.
+    pub(super) fn stream_slot_at(&self, index: usize, format: Format) -> Option<u32> {
+        self.stream_at[format.index()].get(index).and_then(|at| at.checked_sub(1))
     }
 
     /// The stream, made and wanted if nobody had it.
-    pub(super) fn obtain_stream(&mut self, id: StreamId) -> u32 {
-        if let Some(at) = self.stream_slot(id) {
+    pub(super) fn obtain_stream(&mut self, id: StreamId, format: Format) -> u32 {
+        if let Some(at) = self.stream_slot(id, format) {
             return at;
         }
-        self.store.want(id, self.worker);
-        let (position, snapshot) = self.stored(id);
-        let at = self.streams.insert(Stream::new(id, position, snapshot)) as u32;
-        if self.stream_at.len() <= id.index() {
+        self.store.want(id, self.worker, format.index());
+        let (position, snapshot) = self.stored(id, format);
+        let at = self.streams.insert(Stream::new(id, format, position, snapshot)) as u32;
+        let stream_at = &mut self.stream_at[format.index()];
+        if stream_at.len() <= id.index() {
             let len = (id.key.index() + 1) * StreamKind::COUNT;
-            self.stream_at.resize(len, 0);
+            stream_at.resize(len, 0);
         }
-        self.stream_at[id.index()] = at + 1;
+        stream_at[id.index()] = at + 1;
         if matches!(id.kind, StreamKind::Book(_)) {
-            self.request_book(id);
+            self.request_book(id, format);
         }
         at
     }
 
     /// A stream's number and state in the store; every later event reaches the lane.
-    pub(super) fn stored(&mut self, id: StreamId) -> (u64, Option<Frame>) {
+    pub(super) fn stored(&mut self, id: StreamId, format: Format) -> (u64, Option<Frame>) {
         let store = Arc::clone(&self.store);
         let Some(definition) = store.definition(id.key) else { return (0, None) };
         let mut encode = |seq, ts, rx, payload: &Payload<'_>| {
-            let head = Head { id: &definition.id, seq, ts, rx, snapshot: true };
-            (seq, Some(self.format.encode(&mut self.scratch, &head, payload)))
+            let head = Head { id: &definition.id, key: id.key, seq, ts, rx, snapshot: true };
+            (seq, Some(format.encode(&mut self.scratch, &head, payload)))
         };
         let found = match id.kind {
             StreamKind::Quote => {
@@ -405,14 +411,14 @@ impl Fanout {
         found.unwrap_or_else(|| (store.sequence(id), None))
     }
 
-    pub(super) fn request_book(&mut self, stream: StreamId) {
-        let request = BookRequest { stream, worker: self.worker };
+    pub(super) fn request_book(&mut self, stream: StreamId, format: Format) {
+        let request = BookRequest { stream, worker: self.worker, format };
         let mailbox = self.store.feed_index(stream.key).and_then(|feed| self.requests.get(usize::from(feed)));
         if let Some(mailbox) = mailbox
             && !mailbox.send(request)
         {
             self.counts.requests_full += 1;
-            if let Some(at) = self.stream_slot(stream)
+            if let Some(at) = self.stream_slot(stream, format)
                 && !std::mem::replace(&mut self.streams[at as usize].unsent, true)
             {
                 self.unsent.push(request);
@@ -422,23 +428,23 @@ impl Fanout {
 
     pub(super) fn retry_requests(&mut self) {
         for request in std::mem::take(&mut self.unsent) {
-            if let Some(at) = self.stream_slot(request.stream)
+            if let Some(at) = self.stream_slot(request.stream, request.format)
                 && std::mem::take(&mut self.streams[at as usize].unsent)
             {
-                self.request_book(request.stream);
+                self.request_book(request.stream, request.format);
             }
         }
     }
 
     /// Takes a cohort off a stream; a stream that nobody wants is forgotten.
-    pub(super) fn detach_stream(&mut self, id: StreamId, cohort: CohortId) {
-        let Some(at) = self.stream_slot(id) else { return };
+    pub(super) fn detach_stream(&mut self, id: StreamId, format: Format, cohort: CohortId) {
+        let Some(at) = self.stream_slot(id, format) else { return };
         let stream = &mut self.streams[at as usize];
         stream.cohorts.retain(|c| *c != cohort);
         if stream.cohorts.is_empty() {
             self.streams.remove(at as usize);
-            self.stream_at[id.index()] = 0;
-            self.store.unwant(id, self.worker);
+            self.stream_at[format.index()][id.index()] = 0;
+            self.store.unwant(id, self.worker, format.index());
             self.turn.latest.retain(|l| *l != at);
         }
     }

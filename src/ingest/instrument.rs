@@ -11,8 +11,8 @@ use crate::model::{
     Book, BookFault, BookLevel, BookSide, Depth, GapCause, InstrumentId, InstrumentKey, Quote, Received, Stats,
     StreamId, StreamKind, Ticker, Trade, UnixNanos, Window,
 };
-use crate::store::{BookChange, Stamp, Writer};
-use crate::wire::{Format, Frame, Head, Payload};
+use crate::store::{BookChange, Interest, Stamp, Writer};
+use crate::wire::{Format, Frame, Gap, Head, Payload};
 
 /// Where an instrument's quotes come from; never from both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,16 +249,18 @@ impl Core {
         self.writer.publish();
         let interest = self.writer.interest(kind);
         let queued = self.publisher.stage(Stage::Stored, received, ts);
-        if interest == 0 {
+        if interest.is_none() {
             return;
         }
-        let frame = self.encode(seq, ts, received, false, payload);
+        let head = self.head(seq, ts, received, false);
+        let encode = |format| self.publisher.encode(format, &head, payload);
         let stream = self.stream(kind);
-        self.publisher.send(interest, queued, |queued| {
+        self.publisher.send(interest, queued, encode, |format, frame, queued| {
             Event::Update(Update {
                 stream,
                 seq,
                 standing: Standing::Numbered,
+                format,
                 frame: frame.clone(),
                 book: None,
                 received: received.mono,
@@ -267,16 +269,8 @@ impl Core {
         });
     }
 
-    fn encode(
-        &self,
-        seq: u64,
-        ts: Option<UnixNanos>,
-        received: Received,
-        snapshot: bool,
-        payload: &Payload<'_>,
-    ) -> Frame {
-        let head = Head { id: &self.id, seq, ts, rx: received.wall, snapshot };
-        self.publisher.encode(Format::Json, &head, payload)
+    fn head(&self, seq: u64, ts: Option<UnixNanos>, received: Received, snapshot: bool) -> Head<'_> {
+        Head { id: &self.id, key: self.writer.key(), seq, ts, rx: received.wall, snapshot }
     }
 
     fn lost(&mut self, received: Received, kind: StreamKind, lost: Option<u64>) {
@@ -285,18 +279,15 @@ impl Core {
         self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
         self.writer.publish();
         let interest = self.writer.interest(kind);
-        if interest != 0 {
-            let snapshot = self.stored_snapshot(kind);
-            self.send_gap(kind, interest, seq, lost, snapshot);
-        }
+        self.send_gap(kind, interest, seq, lost);
     }
 
     /// The value that the store has under the number just published, encoded as a snapshot.
-    fn stored_snapshot(&self, kind: StreamKind) -> Option<Frame> {
+    fn stored_snapshot(&self, format: Format, kind: StreamKind) -> Option<Frame> {
         let (store, key) = (&self.publisher.store, self.writer.key());
         let encode = |stamp: Stamp, ts, payload: &Payload<'_>| {
-            let head = Head { id: &self.id, seq: stamp.seq, ts, rx: stamp.received, snapshot: true };
-            self.publisher.encode(Format::Json, &head, payload)
+            let head = Head { id: &self.id, key, seq: stamp.seq, ts, rx: stamp.received, snapshot: true };
+            self.publisher.encode(format, &head, payload)
         };
         match kind {
             StreamKind::Quote => store.quote(key).map(|(s, v)| encode(s, v.ts_event, &Payload::Quote(&v))),
@@ -306,12 +297,15 @@ impl Core {
         }
     }
 
-    fn send_gap(&self, kind: StreamKind, interest: u64, seq: u64, lost: Option<u64>, snapshot: Option<Frame>) {
-        let frame = self.publisher.gap(Format::Json, kind, &self.id, seq, GapCause::Upstream, lost);
+    fn send_gap(&self, kind: StreamKind, interest: Interest, seq: u64, lost: Option<u64>) {
         let stream = self.stream(kind);
-        self.publisher.send(interest, 0, |_| Event::Gap {
+        let cause = GapCause::Upstream;
+        let gap = Gap { id: &self.id, key: stream.key, kind, from: seq, to: seq, cause, lost };
+        let encode = |format| (self.publisher.gap(format, &gap), self.stored_snapshot(format, kind));
+        self.publisher.send(interest, 0, encode, |format, (frame, snapshot), _| Event::Gap {
             stream,
             seq,
+            format,
             frame: frame.clone(),
             snapshot: snapshot.clone(),
         });
@@ -360,7 +354,7 @@ impl Core {
         let interest = self.writer.interest(kind);
         let Some(book) = &self.book else { return };
         let state = &mut self.depths[depth as usize];
-        if interest == 0 {
+        if interest.is_none() {
             *state = DepthState::Idle;
             return;
         }
@@ -399,7 +393,7 @@ impl Core {
     }
 
     /// A book stream comes into use: the full window takes a number.
-    fn begin_depth(&mut self, depth: Depth, interest: u64, queued: u64) {
+    fn begin_depth(&mut self, depth: Depth, interest: Interest, queued: u64) {
         let kind = StreamKind::Book(depth);
         let Some(book) = &self.book else { return };
         let window = Window::of(book, depth);
@@ -414,13 +408,14 @@ impl Core {
     fn send_book(
         &self,
         depth: Depth,
-        interest: u64,
+        interest: Interest,
         queued: u64,
         (seq, standing, full): (u64, Standing, bool),
         Change { ts_event, received }: Change,
     ) {
         let (bids, asks) = &self.changes;
-        let frame = self.encode(seq, ts_event, received, full, &Payload::Book { depth, bids, asks });
+        let head = self.head(seq, ts_event, received, full);
+        let encode = |format| self.publisher.encode(format, &head, &Payload::Book { depth, bids, asks });
         let update = Arc::new(BookUpdate {
             full,
             ts_event,
@@ -430,11 +425,12 @@ impl Core {
         });
         let stream = self.stream(StreamKind::Book(depth));
         let received = received.mono;
-        self.publisher.send(interest, queued, |queued| {
+        self.publisher.send(interest, queued, encode, |format, frame, queued| {
             Event::Update(Update {
                 stream,
                 seq,
                 standing,
+                format,
                 frame: frame.clone(),
                 book: Some(Arc::clone(&update)),
                 received,
@@ -455,14 +451,14 @@ impl Core {
             // Who resumed over a pause may believe in a window that its first answer has not
             // replaced yet.
             let believed = known && last > 0 && matches!(state, DepthState::Idle);
-            if interest == 0 {
+            if interest.is_none() {
                 *state = DepthState::Idle;
             } else if believed || matches!(state, DepthState::Live { .. }) {
                 *state = DepthState::Lost;
                 let seq = last + 1;
                 self.writer.gap(kind, Stamp { seq, received: received.wall }, lost);
                 self.writer.publish();
-                self.send_gap(kind, self.writer.interest(kind), seq, lost, None);
+                self.send_gap(kind, self.writer.interest(kind), seq, lost);
             }
         }
     }
@@ -473,18 +469,20 @@ impl Core {
         self.lost_depths.set(lost.fold(0, |bits, depth| bits | 1 << depth as u8));
     }
 
-    /// A worker has begun to want a book stream: it gets the window, in order with the changes.
-    pub(super) fn book_wanted(&mut self, depth: Depth, worker: usize) {
+    /// A worker has begun to want a book stream in a format: it gets the window, in order with the
+    /// changes.
+    pub(super) fn book_wanted(&mut self, depth: Depth, worker: usize, format: Format) {
         let kind = StreamKind::Book(depth);
         self.writer.publish();
         let interest = self.writer.interest(kind);
         match &self.depths[depth as usize] {
-            DepthState::Idle if interest != 0 => self.begin_depth(depth, interest, 0),
+            DepthState::Idle if !interest.is_none() => self.begin_depth(depth, interest, 0),
             DepthState::Live { window, changed } => {
                 let changed = *changed;
                 self.changes = (window.bids().to_vec(), window.asks().to_vec());
                 let seq = self.writer.sequence(kind);
-                self.send_book(depth, 1 << worker, 0, (seq, Standing::State, true), changed);
+                let wanted = Interest::of(worker, format.index());
+                self.send_book(depth, wanted, 0, (seq, Standing::State, true), changed);
             }
             DepthState::Idle | DepthState::Lost => {}
         }

@@ -137,7 +137,7 @@ impl Ingest {
         while let Some(request) = self.inner.requests.take() {
             let core = self.inner.cores.borrow().get(&request.stream.key).and_then(|claimed| claimed.core.upgrade());
             if let (Some(core), StreamKind::Book(depth)) = (core, request.stream.kind) {
-                core.borrow_mut().book_wanted(depth, request.worker);
+                core.borrow_mut().book_wanted(depth, request.worker, request.format);
             }
         }
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::fanout::{Event, LaneWriter};
 use crate::metrics::{self, Counter, Gauge, Histogram, Registry};
-use crate::model::{GapCause, InstrumentId, Received, StreamKind, UnixNanos};
-use crate::store::Store;
+use crate::model::{Received, UnixNanos};
+use crate::store::{Interest, Store};
 use crate::time;
-use crate::wire::{Format, Frame, Head, Payload, Scratch};
+use crate::wire::{Format, Frame, Gap, Head, Payload, Scratch};
 
 /// A point on the way of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,10 @@ pub(super) struct Publisher {
     receive_store: Arc<Histogram>,
     store_lane: Arc<Histogram>,
     clock_ahead: Counter,
-    encoded: Counter,
-    encoded_now: Cell<u64>,
+    /// By format, as all tables here.
+    encoded: [Counter; Format::COUNT],
+    encoded_now: [Cell<u64>; Format::COUNT],
+    unfit: Counter,
     depths: Vec<Gauge>,
 }
 
@@ -52,8 +54,9 @@ impl Publisher {
             receive_store: stage("receive_store"),
             store_lane: stage("store_lane"),
             clock_ahead: registry.counter(metrics::CLOCK_AHEAD, &[]),
-            encoded: registry.counter(metrics::ENCODED, &[("format", Format::Json.as_str())]),
-            encoded_now: Cell::new(0),
+            encoded: Format::ALL.map(|format| registry.counter(metrics::ENCODED, &[("format", format.as_str())])),
+            encoded_now: Default::default(),
+            unfit: registry.counter(metrics::BINARY_UNFIT, &[]),
             depths,
         }
     }
@@ -75,39 +78,46 @@ impl Publisher {
     }
 
     pub(super) fn encode(&self, format: Format, head: &Head<'_>, payload: &Payload<'_>) -> Frame {
-        self.encoded_now.set(self.encoded_now.get() + 1);
+        let encoded = &self.encoded_now[format.index()];
+        encoded.set(encoded.get() + 1);
         format.encode(&mut self.scratch.borrow_mut(), head, payload)
     }
 
-    pub(super) fn gap(
-        &self,
-        format: Format,
-        kind: StreamKind,
-        id: &InstrumentId,
-        seq: u64,
-        cause: GapCause,
-        lost: Option<u64>,
-    ) -> Frame {
-        format.gap(&mut self.scratch.borrow_mut(), kind, id, seq, seq, cause, lost)
+    pub(super) fn gap(&self, format: Format, gap: &Gap<'_>) -> Frame {
+        format.gap(&mut self.scratch.borrow_mut(), gap)
     }
 
-    /// Puts one event for each interested worker into its lane. `stored` is when the event was
-    /// stored (0 = not measured); `event` is given the time of its queueing, or 0.
+    /// Encodes an event in each format that someone wants, and puts it into the lane of each who
+    /// does. `stored` is when the event was stored (0 = not measured); `event` is given what was
+    /// encoded and the time of its queueing, or 0.
     #[inline]
-    pub(super) fn send(&self, interest: u64, stored: u64, event: impl Fn(u64) -> Event) {
-        let queued = (self.clock)();
-        if stored != 0 {
-            self.store_lane.record(queued.saturating_sub(stored));
-        }
-        // What answers a request is as old as it is: its age is no latency of ours.
-        let queued = if stored == 0 { 0 } else { queued };
-        let lanes = &mut *self.lanes.borrow_mut();
-        let mut left = interest;
-        while left != 0 {
-            let worker = left.trailing_zeros() as usize;
-            left &= left - 1;
-            if let Some(lane) = lanes.get_mut(worker) {
-                lane.push(event(queued));
+    pub(super) fn send<E>(
+        &self,
+        interest: Interest,
+        stored: u64,
+        encode: impl Fn(Format) -> E,
+        event: impl Fn(Format, &E, u64) -> Event,
+    ) {
+        for format in Format::ALL {
+            let mut left = interest.workers(format.index());
+            if left == 0 {
+                continue;
+            }
+            let encoded = encode(format);
+            let mut queued = (self.clock)();
+            if stored == 0 {
+                // What answers a request is as old as it is: its age is no latency of ours.
+                queued = 0;
+            } else {
+                self.store_lane.record(queued.saturating_sub(stored));
+            }
+            let lanes = &mut *self.lanes.borrow_mut();
+            while left != 0 {
+                let worker = left.trailing_zeros() as usize;
+                left &= left - 1;
+                if let Some(lane) = lanes.get_mut(worker) {
+                    lane.push(event(format, &encoded, queued));
+                }
             }
         }
     }
@@ -121,7 +131,10 @@ impl Publisher {
 
     /// Publishes what is counted in plain integers.
     pub(super) fn report(&self) {
-        self.encoded.increment(self.encoded_now.take());
+        for (counter, now) in self.encoded.iter().zip(&self.encoded_now) {
+            counter.increment(now.take());
+        }
+        self.unfit.increment(self.scratch.borrow_mut().take_unfit());
         for (lane, gauge) in self.lanes.borrow().iter().zip(&self.depths) {
             gauge.set(lane.depth() as f64);
         }

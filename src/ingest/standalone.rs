@@ -8,7 +8,8 @@ use crate::fanout::{Event, LaneReader, Requests, Wake, lane};
 use crate::limits::LANE_EVENTS_MAX;
 use crate::metrics::Registry;
 use crate::model::{Channel, StreamKind, UnixNanos};
-use crate::store::Store;
+use crate::store::{Interest, Store};
+use crate::wire::Format;
 
 /// See the module.
 pub struct Standalone {
@@ -26,7 +27,7 @@ pub struct Standalone {
 /// Never: a new store has room for a feed.
 #[must_use]
 pub fn standalone(venue: &str, kinds: &[StreamKind]) -> Standalone {
-    let store = Store::with_interest(0, kinds, 1);
+    let store = Store::with_interest(0, kinds, Interest::of(0, Format::Json.index()));
     let registry = Registry::new();
     let dropped = registry.counter(crate::metrics::LANE_DROPPED, &[]);
     let (writer, reader) = lane(LANE_EVENTS_MAX, Arc::new(Wake::default()), dropped);

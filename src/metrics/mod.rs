@@ -42,6 +42,7 @@ metric_names! {
     UPSTREAM_GAPS = "tickhub_ingest_upstream_gaps_total", Counter, "Losses of the venue's streams, by venue and kind";
     BOOK_FAULTS = "tickhub_ingest_book_faults_total", Counter, "Books found broken, by venue and reason";
     ENCODED = "tickhub_ingest_encoded_total", Counter, "Events encoded for subscribers, by format";
+    BINARY_UNFIT = "tickhub_binary_unfit_total", Counter, "Events that no binary record can hold, encoded as JSON text instead";
     FEED_STATE = "tickhub_feed_state", Gauge, "1 for the state that the venue's feed is in, 0 for the others";
     FEED_CHANGES = "tickhub_feed_state_changes_total", Counter, "Changes of a feed's state, by venue and new state";
     RECONNECTS = "tickhub_feed_reconnects_total", Counter, "Connections to a venue made anew, by venue";

@@ -19,7 +19,6 @@ use crate::shutdown::Stop;
 use crate::store::Store;
 use crate::time;
 use crate::transport::{self, DrainConfig, Verifier, WorkerDoor, WorkerMeters, WorkerParts};
-use crate::wire::Format;
 
 /// Finished handshakes that may wait for one worker: more than it opens in a turn.
 const HANDOVERS_MAX: usize = 1024;
@@ -147,7 +146,7 @@ pub(super) fn start_workers(
             handovers: receiver,
             session: Arc::clone(&session),
             meters: Arc::clone(meters),
-            worker_meters: WorkerMeters::new(&common.registry, worker, "websocket", Format::Json.as_str()),
+            worker_meters: WorkerMeters::new(&common.registry, worker, "websocket"),
             verifier: Arc::clone(verifier),
             drain: DrainConfig {
                 spread: config.timeouts.drain.duration(),

@@ -14,7 +14,7 @@ use crate::model::UnixNanos;
 use crate::time::duration_ns;
 use crate::wire::answer::{self, Welcome, WelcomeLimits};
 use crate::wire::command::{self, Command, CommandId, CommandLimits, Request};
-use crate::wire::{CloseCode, ErrorCode, ping_frame, pong_frame};
+use crate::wire::{CloseCode, ErrorCode, Format, ping_frame, pong_frame};
 
 /// Both clocks, as the edge read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,18 +78,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a session called `name` on a worker. With a good handshake credential it is in at
+    /// Opens a session called `name` on a worker, for events in `format`. With a good handshake credential it is in at
     /// once and is welcomed; else it has the authentication timeout.
     pub fn open(
         fanout: &mut Fanout,
-        name: &str,
+        (name, format): (&str, Format),
         config: Arc<SessionConfig>,
         meters: Arc<Meters>,
         credential: Option<(Arc<Principal>, Admission)>,
         url: Vec<command::Subscribe>,
         now: Now,
     ) -> Self {
-        let id = fanout.open(Arc::from([]));
+        let id = fanout.open(Arc::from([]), format);
         let mut session = Self {
             name: name.into(),
             id,

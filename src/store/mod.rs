@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use dashmap::DashMap;
 
-use crate::limits::{FEEDS_MAX, INSTRUMENTS_MAX, RING_BUDGET_SHARE, RING_BYTES_MAX, RING_BYTES_MIN};
+use crate::limits::{FEEDS_MAX, FORMATS_MAX, INSTRUMENTS_MAX, RING_BUDGET_SHARE, RING_BYTES_MAX, RING_BYTES_MIN};
 use crate::model::{
     BookLevel, FeedState, InstrumentDefinition, InstrumentId, InstrumentKey, Quote, StreamId, StreamKind, Ticker,
     Trade, UnixNanos,
@@ -66,6 +66,35 @@ pub struct RingUse {
     pub bytes_max: u64,
     /// Streams that got no ring because the budget was used up.
     pub refused: u64,
+}
+
+/// Who wants a stream: for each format one bit for each worker. Which number a format has is for
+/// those to say who encode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest(pub [u64; FORMATS_MAX]);
+
+impl Interest {
+    /// Whether nobody does.
+    #[inline]
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self.0.iter().all(|mask| *mask == 0)
+    }
+
+    /// The interest of one worker in one format.
+    #[must_use]
+    pub fn of(worker: usize, format: usize) -> Self {
+        let mut interest = Self::default();
+        interest.0[format] = 1 << worker;
+        interest
+    }
+
+    /// One bit for each worker that wants it in the format of this number.
+    #[inline]
+    #[must_use]
+    pub fn workers(self, format: usize) -> u64 {
+        self.0.get(format).copied().unwrap_or(0)
+    }
 }
 
 /// A feed as its subscribers are told of it.
@@ -186,7 +215,7 @@ pub struct Store {
     feeds: [OnceLock<Feed>; FEEDS_MAX],
     budget: Budget,
     /// Interest that every new instrument begins with, by stream kind.
-    initial_interest: [u64; StreamKind::COUNT],
+    initial_interest: [Interest; StreamKind::COUNT],
     /// Serializes the appearance of instruments and feeds; never taken on the hot path.
     growing: std::sync::Mutex<()>,
 }
@@ -195,16 +224,16 @@ impl Store {
     /// An empty store whose resume rings may take `ring_bytes_max` in all.
     #[must_use]
     pub fn new(ring_bytes_max: usize) -> Arc<Self> {
-        Self::with_interest(ring_bytes_max, &[], 0)
+        Self::with_interest(ring_bytes_max, &[], Interest::default())
     }
 
-    /// A store whose instruments begin with the interest of `workers` (one bit each) in `kinds`:
-    /// for a reader that wants everything from the first event on.
+    /// A store whose instruments begin with this interest in `kinds`: for a reader that wants
+    /// everything from the first event on.
     #[must_use]
-    pub fn with_interest(ring_bytes_max: usize, kinds: &[StreamKind], workers: u64) -> Arc<Self> {
-        let mut initial_interest = [0; StreamKind::COUNT];
+    pub fn with_interest(ring_bytes_max: usize, kinds: &[StreamKind], interest: Interest) -> Arc<Self> {
+        let mut initial_interest = [Interest::default(); StreamKind::COUNT];
         for kind in kinds {
-            initial_interest[kind.index()] = workers;
+            initial_interest[kind.index()] = interest;
         }
         Arc::new(Self {
             initial_interest,
@@ -308,18 +337,18 @@ impl Store {
         unstamped(&self.cell(key)?.ticker.read()?)
     }
 
-    /// Declares a worker's interest. Every event that is written after the values read behind
-    /// this call reaches the worker's lane.
-    pub fn want(&self, stream: StreamId, worker: usize) {
+    /// Declares the interest of a worker in a stream in a format. Every event that is written
+    /// after the values read behind this call reaches the worker's lane in that format.
+    pub fn want(&self, stream: StreamId, worker: usize, format: usize) {
         if let Some(cell) = self.cell(stream.key) {
-            cell.want(stream.kind, worker);
+            cell.want(stream.kind, (worker, format));
         }
     }
 
-    /// Takes a worker's interest back.
-    pub fn unwant(&self, stream: StreamId, worker: usize) {
+    /// Takes it back.
+    pub fn unwant(&self, stream: StreamId, worker: usize, format: usize) {
         if let Some(cell) = self.cell(stream.key) {
-            cell.unwant(stream.kind, worker);
+            cell.unwant(stream.kind, (worker, format));
         }
     }
 
@@ -452,10 +481,10 @@ impl Writer {
         fence(Ordering::SeqCst);
     }
 
-    /// One bit for each worker that wants the stream. Call [`Self::publish`] first.
+    /// Who wants the stream. Call [`Self::publish`] first.
     #[inline]
     #[must_use]
-    pub fn interest(&self, kind: StreamKind) -> u64 {
+    pub fn interest(&self, kind: StreamKind) -> Interest {
         self.cell().interest(kind)
     }
 }

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use super::record::{book_words, stamped, trade_words_used};
 use super::ring::Ring;
 use super::slot::Slot;
-use super::{Budget, Stamp, Tag};
+use super::{Budget, Interest, Stamp, Tag};
+use crate::limits::FORMATS_MAX;
 use crate::model::{BookLevel, InstrumentDefinition, Quote, StreamKind, Ticker, Trade, UnixNanos};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -22,8 +23,8 @@ pub(super) struct Cell {
     pub(super) ticker: Slot<15>,
     /// Last published number by stream kind.
     sequences: [AtomicU64; StreamKind::COUNT],
-    /// One bit for each worker that wants the stream.
-    interest: [AtomicU64; StreamKind::COUNT],
+    /// For each stream kind and format, one bit for each worker that wants the stream in it.
+    interest: [[AtomicU64; FORMATS_MAX]; StreamKind::COUNT],
     rings: [OnceLock<Option<Box<Ring>>>; StreamKind::COUNT],
 }
 
@@ -37,7 +38,7 @@ impl Cell {
             trade: Slot::new(),
             ticker: Slot::new(),
             sequences: std::array::from_fn(|_| AtomicU64::new(0)),
-            interest: std::array::from_fn(|_| AtomicU64::new(0)),
+            interest: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             rings: std::array::from_fn(|_| OnceLock::new()),
         }
     }
@@ -49,23 +50,26 @@ impl Cell {
     /// Who wants the stream, as of after everything written so far: together with
     /// [`Self::want`], either the writer sees the interest or the reader sees the value.
     #[inline]
-    pub(super) fn interest(&self, kind: StreamKind) -> u64 {
-        self.interest[kind.index()].load(Ordering::Relaxed)
+    pub(super) fn interest(&self, kind: StreamKind) -> Interest {
+        let by_format = &self.interest[kind.index()];
+        Interest(std::array::from_fn(|format| by_format[format].load(Ordering::Relaxed)))
     }
 
-    pub(super) fn want(&self, kind: StreamKind, worker: usize) {
-        self.interest[kind.index()].fetch_or(1 << worker, Ordering::Relaxed);
+    pub(super) fn want(&self, kind: StreamKind, (worker, format): (usize, usize)) {
+        self.interest[kind.index()][format].fetch_or(1 << worker, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    pub(super) fn begin_interest(&self, masks: &[u64; StreamKind::COUNT]) {
-        for (interest, mask) in self.interest.iter().zip(masks) {
-            interest.fetch_or(*mask, Ordering::Relaxed);
+    pub(super) fn begin_interest(&self, initial: &[Interest; StreamKind::COUNT]) {
+        for (interest, Interest(masks)) in self.interest.iter().zip(initial) {
+            for (interest, mask) in interest.iter().zip(masks) {
+                interest.fetch_or(*mask, Ordering::Relaxed);
+            }
         }
     }
 
-    pub(super) fn unwant(&self, kind: StreamKind, worker: usize) {
-        self.interest[kind.index()].fetch_and(!(1 << worker), Ordering::Relaxed);
+    pub(super) fn unwant(&self, kind: StreamKind, (worker, format): (usize, usize)) {
+        self.interest[kind.index()][format].fetch_and(!(1 << worker), Ordering::Relaxed);
     }
 
     pub(super) fn ring(&self, kind: StreamKind) -> Option<&Ring> {

@@ -13,8 +13,8 @@ use crate::auth::{AuthError, Authenticator, Principal};
 use crate::model::Channel;
 use crate::session::{Admissions, Meters, Verdict, Verify};
 use crate::time;
-use crate::wire::CloseCode;
 use crate::wire::command::Subscribe;
+use crate::wire::{CloseCode, Format};
 
 /// One worker, as the control side sees it.
 #[derive(Clone, Debug)]
@@ -55,6 +55,7 @@ pub struct Door {
 #[derive(Debug)]
 pub struct Admitted {
     entry: Entry,
+    format: Format,
     url: Vec<Subscribe>,
     place: Place,
 }
@@ -124,7 +125,7 @@ impl Door {
             }
         };
         let place = Place::take(&self.sessions, self.sessions_max).ok_or(Refused::Full)?;
-        Ok(Admitted { entry, url, place })
+        Ok(Admitted { entry, format: offer.format(), url, place })
     }
 
     fn admit(&self, principal: Principal) -> Entry {
@@ -140,10 +141,10 @@ impl Door {
         let least = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
         let Some(worker) = least else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
-        let Admitted { entry, url, place } = admitted;
+        let Admitted { entry, format, url, place } = admitted;
         let places: Places = (place, at_worker);
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { stream, early, name, entry, url, places }).await;
+        let _ = worker.handovers.send(Handover { stream, early, name, format, entry, url, places }).await;
     }
 }
 

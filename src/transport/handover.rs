@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use crate::auth::Principal;
 use crate::session::{Admission, Verdict, Verify};
-use crate::wire::CloseCode;
 use crate::wire::command::Subscribe;
+use crate::wire::{CloseCode, Format};
 
 /// What the handshake said of the subscriber's right to be here.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Handover {
     pub early: Bytes,
     /// The session's name.
     pub name: String,
+    /// What its events come in.
+    pub format: Format,
     /// Its right to be here.
     pub entry: Entry,
     /// What its URL subscribes to.

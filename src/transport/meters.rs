@@ -5,14 +5,16 @@ use std::sync::Arc;
 use crate::fanout::{Counts, Holdings};
 use crate::metrics::{self, Counter, Gauge, Registry};
 use crate::model::GapCause;
+use crate::wire::Format;
 
 /// Handles to one worker's metrics.
 pub struct WorkerMeters {
     registry: Arc<Registry>,
     transport: &'static str,
     opened: Counter,
-    deliveries: Counter,
-    bytes: Counter,
+    /// By format, as the next.
+    deliveries: [Counter; Format::COUNT],
+    bytes: [Counter; Format::COUNT],
     writes: Counter,
     blocked: Counter,
     conflated: Counter,
@@ -20,6 +22,7 @@ pub struct WorkerMeters {
     overflow_gaps: Counter,
     overflow_closes: Counter,
     requests_full: Counter,
+    unfit: Counter,
     sessions: Gauge,
     entries: Gauge,
     streams: Gauge,
@@ -28,11 +31,12 @@ pub struct WorkerMeters {
 }
 
 impl WorkerMeters {
-    /// Registers them for one worker, transport and format.
+    /// Registers them for one worker and transport.
     #[must_use]
-    pub fn new(registry: &Arc<Registry>, worker: usize, transport: &'static str, format: &str) -> Self {
+    pub fn new(registry: &Arc<Registry>, worker: usize, transport: &'static str) -> Self {
         let worker = worker.to_string();
-        let out = [("transport", transport), ("format", format)];
+        let by_format =
+            |name| Format::ALL.map(|f| registry.counter(name, &[("transport", transport), ("format", f.as_str())]));
         let by = [("transport", transport)];
         let at = [("worker", worker.as_str())];
         let gap = |cause: GapCause| registry.counter(metrics::GAPPED, &[("cause", cause.as_str())]);
@@ -41,8 +45,8 @@ impl WorkerMeters {
             registry: Arc::clone(registry),
             transport,
             opened: registry.counter(metrics::SESSIONS_OPENED, &by),
-            deliveries: registry.counter(metrics::DELIVERIES, &out),
-            bytes: registry.counter(metrics::BYTES_OUT, &out),
+            deliveries: by_format(metrics::DELIVERIES),
+            bytes: by_format(metrics::BYTES_OUT),
             writes: registry.counter(metrics::WRITES, &by),
             blocked: registry.counter(metrics::WRITES_BLOCKED, &by),
             conflated: registry.counter(metrics::CONFLATED, &[]),
@@ -50,6 +54,7 @@ impl WorkerMeters {
             overflow_gaps: overflow("gap"),
             overflow_closes: overflow("disconnect"),
             requests_full: registry.counter(metrics::FEED_REQUESTS_FULL, &[]),
+            unfit: registry.counter(metrics::BINARY_UNFIT, &[]),
             sessions: registry.gauge(metrics::SESSIONS, &[("transport", transport), ("worker", &worker)]),
             entries: registry.gauge(metrics::SUBSCRIPTIONS, &at),
             streams: registry.gauge(metrics::STREAMS, &at),
@@ -68,8 +73,10 @@ impl WorkerMeters {
     }
 
     pub(super) fn publish(&self, counts: &Counts) {
-        self.deliveries.increment(counts.deliveries);
-        self.bytes.increment(counts.bytes);
+        for format in Format::ALL.map(Format::index) {
+            self.deliveries[format].increment(counts.deliveries[format]);
+            self.bytes[format].increment(counts.bytes[format]);
+        }
         self.writes.increment(counts.writes);
         self.blocked.increment(counts.blocked);
         self.conflated.increment(counts.conflated);
@@ -79,6 +86,7 @@ impl WorkerMeters {
         self.overflow_gaps.increment(counts.overflow_gaps);
         self.overflow_closes.increment(counts.overflow_closes);
         self.requests_full.increment(counts.requests_full);
+        self.unfit.increment(counts.unfit);
     }
 
     pub(super) fn hold(&self, holdings: &Holdings) {

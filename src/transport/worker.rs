@@ -172,7 +172,7 @@ impl Worker {
         let now = now();
         let session = Session::open(
             &mut state.fanout,
-            &handover.name,
+            (&handover.name, handover.format),
             Arc::clone(&self.config),
             Arc::clone(&self.session_meters),
             handover.credential,

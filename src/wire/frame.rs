@@ -17,6 +17,7 @@ const FIN: u8 = 0x80;
 #[derive(Clone, Copy)]
 pub(super) enum Opcode {
     Text = 1,
+    Binary = 2,
     Close = 8,
     Ping = 9,
     Pong = 10,
@@ -53,6 +54,12 @@ impl Frame {
         self.0.len()
     }
 
+    /// Whether it is a text message.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        self.0.first().is_some_and(|first| *first == FIN | Opcode::Text as u8)
+    }
+
     /// The payload without its header: the message on transports that frame it in their own way.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
@@ -82,6 +89,7 @@ impl fmt::Debug for Frame {
 #[derive(Debug)]
 pub struct Scratch {
     buffer: Vec<u8>,
+    unfit: u64,
 }
 
 impl Scratch {
@@ -92,7 +100,7 @@ impl Scratch {
     }
 
     fn for_bytes(payload: usize) -> Self {
-        Self { buffer: Vec::with_capacity(HEADER_BYTES_MAX + payload) }
+        Self { buffer: Vec::with_capacity(HEADER_BYTES_MAX + payload), unfit: 0 }
     }
 
     /// A text message of what `write` appends.
@@ -101,13 +109,41 @@ impl Scratch {
         self.frame(Opcode::Text, write)
     }
 
+    /// A binary message of what `write` appends; `None` where it cannot.
+    #[inline]
+    pub(super) fn binary(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<Frame> {
+        self.begin();
+        write(&mut self.buffer)?;
+        Some(self.finish(Opcode::Binary))
+    }
+
+    /// Counts an event that its format could not hold.
+    pub(super) const fn count_unfit(&mut self) {
+        self.unfit += 1;
+    }
+
+    /// Events since the last call that their format could not hold, and that are JSON text instead.
+    pub const fn take_unfit(&mut self) -> u64 {
+        std::mem::replace(&mut self.unfit, 0)
+    }
+
+    #[inline]
+    fn frame(&mut self, opcode: Opcode, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
+        self.begin();
+        write(&mut self.buffer);
+        self.finish(opcode)
+    }
+
     /// The payload is written behind room for the longest header; the right one then ends where
     /// the payload begins, so nothing is moved.
     #[inline]
-    fn frame(&mut self, opcode: Opcode, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
+    fn begin(&mut self) {
         self.buffer.clear();
         self.buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
-        write(&mut self.buffer);
+    }
+
+    #[inline]
+    fn finish(&mut self, opcode: Opcode) -> Frame {
         let payload = self.buffer.len() - HEADER_BYTES_MAX;
         let first = FIN | opcode as u8;
         let start = if payload <= CONTROL_BYTES_MAX {

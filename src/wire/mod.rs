@@ -5,6 +5,7 @@
 //! Commands, their answers, `status` and `epoch` are JSON text in every format.
 
 pub mod answer;
+mod binary;
 pub mod command;
 pub mod json;
 
@@ -14,7 +15,9 @@ mod frame;
 pub use code::{CloseCode, ErrorCode, close_frame, ping_frame, pong_frame};
 pub use frame::{Frame, Scratch};
 
-use crate::model::{BookLevel, Depth, GapCause, InstrumentId, Quote, StreamKind, Ticker, Trade, UnixNanos};
+use crate::model::{
+    BookLevel, Depth, GapCause, InstrumentId, InstrumentKey, Quote, StreamKind, Ticker, Trade, UnixNanos,
+};
 
 /// How events and gaps are written. A new one is a module with the three functions below, a
 /// variant, and its lines here.
@@ -22,6 +25,8 @@ use crate::model::{BookLevel, Depth, GapCause, InstrumentId, Quote, StreamKind, 
 pub enum Format {
     /// One JSON object a message.
     Json,
+    /// Packed little-endian records.
+    Binary,
 }
 
 /// What every event says beside its payload.
@@ -29,6 +34,8 @@ pub enum Format {
 pub struct Head<'a> {
     /// The instrument.
     pub id: &'a InstrumentId,
+    /// Its key: the `iid` of the wire.
+    pub key: InstrumentKey,
     /// The number of the event in its stream, from 1.
     pub seq: u64,
     /// The venue's event time; `null` on the wire where it gives none. The times inside a
@@ -60,12 +67,31 @@ pub enum Payload<'a> {
     },
 }
 
+/// The numbers `from` to `to` of a stream, both included, do not arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap<'a> {
+    /// The instrument.
+    pub id: &'a InstrumentId,
+    /// Its key: the `iid` of the wire.
+    pub key: InstrumentKey,
+    /// Which of its streams.
+    pub kind: StreamKind,
+    /// The first number.
+    pub from: u64,
+    /// The last number.
+    pub to: u64,
+    /// Why.
+    pub cause: GapCause,
+    /// How many of the venue's events an upstream loss took, where that is known.
+    pub lost: Option<u64>,
+}
+
 impl Format {
     /// How many formats there are: the length of tables by format.
-    pub const COUNT: usize = 1;
+    pub const COUNT: usize = 2;
 
     /// Every format, by index. The first is the one used where a client asks for none.
-    pub const ALL: [Self; Self::COUNT] = [Self::Json];
+    pub const ALL: [Self; Self::COUNT] = [Self::Json, Self::Binary];
 
     /// Its place in tables.
     #[must_use]
@@ -78,6 +104,7 @@ impl Format {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::Binary => "binary",
         }
     }
 
@@ -86,6 +113,7 @@ impl Format {
     pub const fn subprotocol(self) -> &'static str {
         match self {
             Self::Json => "tickhub.v1.json",
+            Self::Binary => "tickhub.v1.bin",
         }
     }
 
@@ -101,25 +129,16 @@ impl Format {
     pub fn encode(self, scratch: &mut Scratch, head: &Head<'_>, payload: &Payload<'_>) -> Frame {
         match self {
             Self::Json => json::event(scratch, head, payload),
+            Self::Binary => binary::event(scratch, head, payload),
         }
     }
 
-    /// A gap: the numbers `from` to `to`, both included, do not arrive. `lost` is how many of the
-    /// venue's events an upstream loss took, where that is known.
+    /// A gap.
     #[must_use]
-    #[allow(clippy::too_many_arguments)] // Each is a member of the message.
-    pub fn gap(
-        self,
-        scratch: &mut Scratch,
-        kind: StreamKind,
-        id: &InstrumentId,
-        from: u64,
-        to: u64,
-        cause: GapCause,
-        lost: Option<u64>,
-    ) -> Frame {
+    pub fn gap(self, scratch: &mut Scratch, gap: &Gap<'_>) -> Frame {
         match self {
-            Self::Json => json::gap(scratch, kind, id, (from, to), cause, lost),
+            Self::Json => json::gap(scratch, gap),
+            Self::Binary => binary::gap(scratch, gap),
         }
     }
 
@@ -130,6 +149,7 @@ impl Format {
     pub fn snapshot_of(self, scratch: &mut Scratch, live: &Frame) -> Frame {
         match self {
             Self::Json => json::snapshot_of(scratch, live),
+            Self::Binary => binary::snapshot_of(scratch, live),
         }
     }
 }

@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use tickhub::wire::Format;
+
 use crate::action::{INSTRUMENTS, Subscribe, VENUES};
 use crate::answers::clamp;
+use crate::binary::text_of_message;
 use crate::grants::{Allowed, GRANTS, is_malformed, is_pattern, long, matches};
 use crate::message::{Message, frame};
 use crate::stream::{Check, Due, Excuses, Options, Stream, ensure};
@@ -106,6 +109,8 @@ pub(crate) enum View {
 pub(crate) struct Client {
     pub(crate) worker: usize,
     pub(crate) grant: usize,
+    /// It gets events in the binary form.
+    pub(crate) binary: bool,
     pub(crate) sent: VecDeque<Sent>,
     pub(crate) streams: BTreeMap<(usize, usize), Stream>,
     pub(crate) blocked: bool,
@@ -133,8 +138,8 @@ pub(crate) fn same_stream(channel: usize, a: &Options, b: &Options) -> bool {
 }
 
 impl Client {
-    pub(crate) fn new(worker: usize, grant: usize) -> Self {
-        Self { worker, grant, welcome_due: true, ..Self::default() }
+    pub(crate) fn new(worker: usize, grant: usize, form: Format) -> Self {
+        Self { worker, grant, binary: form == Format::Binary, welcome_due: true, ..Self::default() }
     }
 
     pub(crate) fn allowed(&self) -> &'static Allowed {
@@ -155,7 +160,15 @@ impl Client {
             match opcode {
                 1 => {
                     let text = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
+                    let data =
+                        text.starts_with("{\"op\":\"gap\"") || text.contains("\"seq\":") && text.starts_with("{\"ch\"");
+                    ensure!(!(self.binary && data), "an event as text in a binary session: {text}");
                     self.on_text(facts, text).map_err(|broken| format!("{broken}\n    in {text}"))?;
+                }
+                2 => {
+                    ensure!(self.binary, "a binary message in a session of text");
+                    let text = self.text_of(facts, payload)?;
+                    self.on_text(facts, &text).map_err(|broken| format!("{broken}\n    in {text}"))?;
                 }
                 8 => self.on_close(payload)?,
                 9 | 10 => {}
@@ -165,6 +178,17 @@ impl Client {
         }
         self.input = input[at..].to_vec();
         Ok(())
+    }
+
+    /// What a binary message says, as text.
+    fn text_of(&self, facts: &Facts<'_>, message: &[u8]) -> Result<String, String> {
+        let instrument = |iid: u32| facts.keys.get(iid as usize).copied();
+        let depth = |iid| {
+            let stream = self.streams.get(&(BOOK_CHANNEL, instrument(iid)?))?;
+            Some(DEPTHS[stream.kind - BOOK])
+        };
+        let symbol = |iid| Some(INSTRUMENTS[instrument(iid)?].0);
+        text_of_message(message, symbol, depth).map_err(|broken| format!("{broken} in {message:?}"))
     }
 
     pub(crate) fn on_close(&mut self, payload: &[u8]) -> Check {

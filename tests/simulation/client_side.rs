@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tickhub::auth::AuthError;
 use tickhub::session::Verdict;
+use tickhub::wire::Format;
 
 use crate::action::{INSTRUMENTS, ResumeFrom, Subscribe, Take, VENUES};
 use crate::client::{BOOK_CHANNEL, Client, Context, ResumePoint, Sent, What, channel_index, venue_of};
@@ -17,8 +18,10 @@ impl World {
         if self.slots[index].is_some() {
             return Ok(());
         }
-        let session = self.hub.open(worker, &format!("session-{index}"));
-        self.slots[index] = Some(Slot { session, client: Client::new(worker, grant) });
+        // Both forms are always there together, on one worker and on two.
+        let form = Format::ALL[index % Format::COUNT];
+        let session = self.hub.open(worker, &format!("session-{index}"), form);
+        self.slots[index] = Some(Slot { session, client: Client::new(worker, grant, form) });
         self.authenticate(
             index,
             What::Auth { grant },

@@ -12,6 +12,7 @@ use tickhub::metrics::Registry;
 use tickhub::model::UnixNanos;
 use tickhub::session::{Meters, Now, Session, SessionConfig};
 use tickhub::store::Store;
+use tickhub::wire::Format;
 
 use crate::action::VENUES;
 
@@ -188,11 +189,11 @@ impl Hub {
     }
 
     /// Opens a session on a worker, with a socket that takes everything.
-    pub(crate) fn open(&mut self, worker: usize, name: &str) -> Session {
+    pub(crate) fn open(&mut self, worker: usize, name: &str, format: Format) -> Session {
         let now = self.clocks();
         let worker = &mut self.workers[worker];
         let (config, meters) = (Arc::clone(&self.config), Arc::clone(&self.meters));
-        let session = Session::open(&mut worker.fanout, name, config, meters, None, Vec::new(), now);
+        let session = Session::open(&mut worker.fanout, (name, format), config, meters, None, Vec::new(), now);
         let index = session.id() as usize;
         let sockets = &mut worker.sockets.0;
         if sockets.len() <= index {

@@ -3,7 +3,7 @@
 //!
 //! The real store, ingest, lanes, fan-out workers and sessions run on one thread with a virtual
 //! clock; sockets take what they like; clients judge every byte by the protocol page alone, against
-//! a model of what the venues published. A run is a list of [`action::Action`]s made from a seed.
+//! a model of what the venues published; every other one of them speaks the binary form. A run is a list of [`action::Action`]s made from a seed.
 //! One that breaks a rule is shrunk, and printed with its seed.
 //!
 //! `TICKHUB_SIMULATION_SEED` runs that seed in each shape, `TICKHUB_SIMULATION_STEPS` sets the
@@ -49,6 +49,7 @@
 
 mod action;
 mod answers;
+mod binary;
 mod client;
 mod client_side;
 mod feed_side;

@@ -286,8 +286,8 @@ impl World {
     /// What waits for a socket is bounded.
     pub(crate) fn check_bounds(&self) -> Check {
         let limits = &self.sizes.outbox;
-        // What catching up may add at once is bounded by bytes: some sixty a message at least.
-        let events_max = limits.events_max * 4 + self.turn_events_max + 256 * 1024 / 60;
+        // What catching up may add at once is bounded by bytes: forty a message at least.
+        let events_max = limits.events_max * 4 + self.turn_events_max + 256 * 1024 / 40;
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(slot) = slot else { continue };
             let worker = &self.hub.workers[slot.client.worker];

@@ -13,6 +13,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, PartialEq)]
 pub enum Got {
     Json(Value),
+    /// Records of the binary form.
+    Binary(Vec<u8>),
     Ping,
     Close(u16, String),
     /// The connection ended without a close frame.
@@ -112,6 +114,7 @@ impl Client {
             if let Some((opcode, payload)) = self.take_frame() {
                 return match opcode {
                     1 => Got::Json(serde_json::from_slice(&payload).expect("JSON from the hub")),
+                    2 => Got::Binary(payload),
                     8 => Got::Close(
                         u16::from_be_bytes([payload[0], payload[1]]),
                         String::from_utf8_lossy(&payload[2..]).into_owned(),
@@ -180,7 +183,7 @@ impl Client {
             match self.next().await {
                 Got::Close(code, reason) => return (code, reason),
                 Got::Lost => panic!("lost without a close frame"),
-                Got::Json(_) | Got::Ping => {}
+                Got::Json(_) | Got::Binary(_) | Got::Ping => {}
             }
         }
     }

@@ -160,7 +160,7 @@ pub(super) async fn ticker(
     if headers.get_all(IF_NONE_MATCH).iter().any(|list| etag::lists(list.as_bytes(), tag.as_bytes())) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag), (CACHE_CONTROL, cache)]).into_response());
     }
-    let head = Head { id: &id, seq: stamp.seq, ts: ticker.ts_event, rx: stamp.received, snapshot: true };
+    let head = Head { id: &id, key, seq: stamp.seq, ts: ticker.ts_event, rx: stamp.received, snapshot: true };
     let frame = Format::Json.encode(&mut Scratch::new(), &head, &Payload::Ticker(&ticker));
     let json = HeaderValue::from_static("application/json");
     let headers = [(CONTENT_TYPE, json), (ETAG, tag), (CACHE_CONTROL, cache)];

@@ -14,10 +14,20 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
 use secrecy::SecretString;
 
+use crate::wire::Format;
+
 /// The forms of data on offer, each named by its subprotocol.
-pub const SUBPROTOCOLS: [&str; 1] = [SUBPROTOCOL_DEFAULT];
+pub const SUBPROTOCOLS: [&str; Format::COUNT] = {
+    let mut names = [""; Format::COUNT];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = Format::ALL[at].subprotocol();
+        at += 1;
+    }
+    names
+};
 /// What a client gets that names none.
-pub const SUBPROTOCOL_DEFAULT: &str = "tickhub.v1.json";
+pub const SUBPROTOCOL_DEFAULT: &str = SUBPROTOCOLS[0];
 /// The longest query: room for a token and some 700 symbols; more are subscribed to by command.
 pub const QUERY_BYTES_MAX: usize = 16 * 1024;
 /// Channels that a URL may list: well above those that exist, and few enough to compare each with
@@ -123,6 +133,12 @@ impl Offer {
     #[must_use]
     pub const fn accept_key(&self) -> &HeaderValue {
         &self.accept
+    }
+
+    /// What events are to come in.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.subprotocol.and_then(Format::from_subprotocol).unwrap_or(Format::ALL[0])
     }
 
     /// Adds the headers of the 101 that accepts the offer. No extension is among them, which

@@ -14,8 +14,8 @@ use crate::fanout::SessionId;
 use crate::session::{Admission, Verdict, Verify};
 use crate::transport::handover::{Entry, Handover, Place, Places};
 use crate::transport::worker::{Socket, State, Worker, now};
-use crate::wire::CloseCode;
 use crate::wire::command::Subscribe;
+use crate::wire::{CloseCode, Format};
 
 /// Bytes that the kernel may hold unsent for one socket. What waits longer waits in the outbox,
 /// where it can still be conflated.
@@ -24,6 +24,7 @@ const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 /// What a session is opened with.
 pub(in crate::transport) struct Opening {
     pub(in crate::transport) name: String,
+    pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
     /// Given back once a credential is good.
@@ -45,7 +46,7 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { stream, early, name, entry, url, places } = handover;
+    let Handover { stream, early, name, format, entry, url, places } = handover;
     let stream = TcpStream::from_std(stream).ok()?;
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
@@ -54,7 +55,7 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
         Entry::Open(place) => (None, None, Some(place)),
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
-    let id = worker.open(Rc::clone(&socket), Opening { name, credential, refused, stranger, url, places });
+    let id = worker.open(Rc::clone(&socket), Opening { name, format, credential, refused, stranger, url, places });
     let peer = Peer {
         reader: FrameReader::new(worker.config.message_bytes_max),
         // A copy: what came early is a part of the handshake's whole buffer.

@@ -1,10 +1,8 @@
 //! Events, gaps, states and epochs as JSON text, written by hand: every byte of an event is copied
 //! or printed once, and nothing is formatted or looked up.
 
-use super::{Frame, Head, Payload, Scratch};
-use crate::model::{
-    BookLevel, Decimal, Depth, FeedState, GapCause, InstrumentId, Quote, StreamKind, Ticker, Trade, UnixNanos,
-};
+use super::{Frame, Gap, Head, Payload, Scratch};
+use crate::model::{BookLevel, Decimal, Depth, FeedState, Quote, StreamKind, Ticker, Trade, UnixNanos};
 
 /// The end of every snapshot. It is the last member on every channel, so that a live event becomes
 /// a snapshot without being read.
@@ -37,14 +35,8 @@ pub(super) fn event(scratch: &mut Scratch, head: &Head<'_>, payload: &Payload<'_
 }
 
 /// A gap in a book stream says its depth too: the numbers belong to the stream of that depth.
-pub(super) fn gap(
-    scratch: &mut Scratch,
-    kind: StreamKind,
-    id: &InstrumentId,
-    (from, to): (u64, u64),
-    cause: GapCause,
-    lost: Option<u64>,
-) -> Frame {
+pub(super) fn gap(scratch: &mut Scratch, gap: &Gap<'_>) -> Frame {
+    let Gap { id, kind, from, to, cause, lost, .. } = *gap;
     scratch.text(|out| {
         out.extend_from_slice(b"{\"op\":\"gap\",\"ch\":\"");
         out.extend_from_slice(kind.channel().as_str().as_bytes());

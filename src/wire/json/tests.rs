@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{AggressorSide, TradeId};
+use crate::model::{AggressorSide, GapCause, InstrumentId, InstrumentKey, TradeId};
 use crate::wire::Format;
 
 fn dec(text: &str) -> Decimal {
@@ -26,7 +26,7 @@ fn encode(seq: u64, times: (Option<i64>, Option<i64>), payload: &Payload<'_>) ->
     let mut scratch = Scratch::new();
     let id = id();
     let (ts, rx) = (times.0.map(UnixNanos), times.1.map(UnixNanos));
-    let mut head = Head { id: &id, seq, ts, rx, snapshot: false };
+    let mut head = Head { id: &id, key: InstrumentKey(7), seq, ts, rx, snapshot: false };
     let live = Format::Json.encode(&mut scratch, &head, payload);
     head.snapshot = true;
     let snapshot = Format::Json.encode(&mut scratch, &head, payload);
@@ -114,7 +114,8 @@ fn a_book_lists_its_levels() {
 fn a_gap_names_the_numbers_and_for_a_book_the_depth() {
     let mut scratch = Scratch::new();
     let mut gap = |kind, from, to, cause, lost| {
-        let frame = Format::Json.gap(&mut scratch, kind, &id(), from, to, cause, lost);
+        let frame =
+            Format::Json.gap(&mut scratch, &Gap { id: &id(), key: InstrumentKey(7), kind, from, to, cause, lost });
         text(&frame).to_owned()
     };
     assert_eq!(

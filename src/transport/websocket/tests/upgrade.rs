@@ -155,7 +155,7 @@ fn extensions_are_declined_by_silence() {
 
 #[test]
 fn only_what_the_client_offered_and_the_hub_speaks_is_echoed() {
-    let cases: [(&[&str], Option<&str>); 7] = [
+    let cases: [(&[&str], Option<&str>); 10] = [
         (&[], None),
         (&[""], None),
         (&[" , ,"], None),
@@ -163,6 +163,9 @@ fn only_what_the_client_offered_and_the_hub_speaks_is_echoed() {
         (&["chat,tickhub.v1.json , tickhub.v2.json"], Some("tickhub.v1.json")),
         (&["chat", "tickhub.v1.json"], Some("tickhub.v1.json")),
         (&["tickhub.v1.json, tickhub.v1.json"], Some("tickhub.v1.json")),
+        (&["tickhub.v1.bin"], Some("tickhub.v1.bin")),
+        (&["tickhub.v2.bin, tickhub.v1.bin, tickhub.v1.json"], Some("tickhub.v1.bin")),
+        (&["tickhub.v1.json", "tickhub.v1.bin"], Some("tickhub.v1.json")),
     ];
     for (lists, echoed) in cases {
         let more: Vec<_> = lists.iter().map(|list| ("sec-websocket-protocol", *list)).collect();
@@ -172,6 +175,7 @@ fn only_what_the_client_offered_and_the_hub_speaks_is_echoed() {
         offer.write_headers(&mut headers);
         let header = headers.get("sec-websocket-protocol").map(|value| value.to_str().unwrap());
         assert_eq!(header, echoed, "{lists:?}");
+        assert_eq!(offer.format().subprotocol(), echoed.unwrap_or(SUBPROTOCOL_DEFAULT), "{lists:?}");
     }
 }
 
@@ -180,7 +184,9 @@ fn an_offer_with_nothing_of_ours_is_told_what_there_is() {
     for list in
         ["chat", "Tickhub.v1.json", "tickhub.v1.json2", "tickhub.v2.json, chat", "bearer.a.b.c", "chat, bearer.a"]
     {
-        assert_bad(judge_with("/", &[("sec-websocket-protocol", list)]), SUBPROTOCOL_DEFAULT);
+        for ours in ["tickhub.v1.json", "tickhub.v1.bin"] {
+            assert_bad(judge_with("/", &[("sec-websocket-protocol", list)]), ours);
+        }
     }
     assert_bad(judge_with("/", &[("sec-websocket-protocol", "tickhub.v1.json,\u{e9}")]), "Sec-WebSocket-Protocol");
 }
