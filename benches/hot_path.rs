@@ -13,7 +13,7 @@ use tickhub::model::{
     BookLevel, Channel, Decimal, Depth, InstrumentDefinition, InstrumentId, Pattern, Quote, Received, UnixNanos,
 };
 use tickhub::store::Store;
-use tickhub::wire::command::{Mode, Overflow};
+use tickhub::wire::command::Mode;
 use tickhub::wire::{Format, Head, Payload, Scratch};
 
 /// Updates that wait when a worker begins its turn.
@@ -61,7 +61,8 @@ fn worker(store: &Arc<Store>, sessions: usize) -> Fanout {
         max_rate: None,
         depth: Depth::Ten,
         snapshot: Some(false),
-        overflow: Overflow::Gap,
+        overflow: None,
+        backlog: None,
     };
     for _ in 0..sessions {
         let session = fanout.open(Arc::from([Pattern::all()]));

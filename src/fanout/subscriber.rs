@@ -6,11 +6,13 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
+use super::bounds::Bounds;
 use super::cohort::CohortId;
 use super::outbox::Outbox;
 use super::scope::{ScopeId, Scopes};
-use crate::model::{Channel, Depth, GapCause, InstrumentKey, Pattern, StreamKind};
-use crate::wire::command::{Mode, Overflow};
+use crate::model::{Channel, Depth, GapCause, InstrumentKey, Overflow, Pattern, StreamKind};
+use crate::wire::CloseCode;
+use crate::wire::command::Mode;
 
 /// Index of a session on its worker; used again after the session is closed.
 pub type SessionId = u32;
@@ -36,8 +38,11 @@ pub struct Options {
     pub depth: Depth,
     /// What was said of snapshots; `None` is the default, which is to send them.
     pub snapshot: Option<bool>,
-    /// What happens when the outbox is full; `every` only.
-    pub overflow: Overflow,
+    /// What happens when too much waits; `every` only, a gap where it is `None`.
+    pub overflow: Option<Overflow>,
+    /// Events that may wait for the session before that; `every` only, as many as the session's
+    /// bounds allow where it is `None`.
+    pub backlog: Option<u32>,
 }
 
 impl Options {
@@ -147,6 +152,13 @@ pub(super) struct Subscriber {
     /// Frames of this turn to be written, as indexes into the turn's table.
     pub(super) turn: Vec<u32>,
     pub(super) outbox: Outbox,
+    pub(super) bounds: Bounds,
+    /// Until when what it asked for does not count as waiting; monotonic ns.
+    pub(super) grace_until: u64,
+    /// What of its memory is in the worker's sum.
+    pub(super) counted: usize,
+    /// Why it is being closed, if it is.
+    pub(super) close: Option<CloseCode>,
     pub(super) grant: Arc<[Pattern]>,
     pub(super) entries: Slab<Entry>,
     pub(super) exact: FxHashMap<(Channel, InstrumentKey), EntryId>,
@@ -159,11 +171,15 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(grant: Arc<[Pattern]>) -> Self {
+    pub(super) fn new(grant: Arc<[Pattern]>, bounds: Bounds) -> Self {
         Self {
             flags: 0,
             turn: Vec::new(),
             outbox: Outbox::default(),
+            bounds,
+            grace_until: 0,
+            counted: 0,
+            close: None,
             grant,
             entries: Slab::new(),
             exact: FxHashMap::default(),

@@ -192,7 +192,7 @@ impl Fanout {
     ) -> Option<Frame> {
         let definition = self.store.definition(key)?;
         let entry = &self.sessions[session as usize].entries[effect.entry as usize];
-        let Options { mode, max_rate, depth, .. } = effect.options;
+        let Options { mode, max_rate, depth, overflow, backlog, .. } = effect.options;
         let epoch = self.store.feed_index(key).and_then(|feed| self.store.feed(feed)).map(|feed| &*feed.epoch);
         let accepted = Accepted {
             symbol: definition.id.as_str(),
@@ -201,7 +201,7 @@ impl Fanout {
             epoch: None,
             pattern: matches!(entry.selector, Selector::Pattern { .. }).then_some(&*entry.text),
         };
-        let answer = Subscribed { id: None, channel, mode, max_rate, depth, epoch };
+        let answer = Subscribed { id: None, channel, mode, max_rate, depth, overflow, backlog, epoch };
         Some(answer.write([accepted], [], false))
     }
 

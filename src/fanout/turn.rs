@@ -32,6 +32,7 @@ impl Fanout {
     /// Ends a turn at `now`: conflated values are given out, then everyone who was touched is
     /// written to.
     pub fn end_turn(&mut self, now: u64, sink: &mut impl Sink) {
+        self.now = now;
         // In this order: what moved in this turn goes into a pause that ends with it, once.
         self.deliver_latest(now);
         self.deliver_due(now);
@@ -54,6 +55,7 @@ impl Fanout {
         self.turn.touched.extend(late);
         self.turn.joined_of.clear();
         self.turn.joined.clear();
+        self.shed_worst();
     }
 
     /// Forgets the turn's frames; `written` is when the last write returned. To be called once
@@ -108,6 +110,7 @@ impl Fanout {
         } else {
             sub.flags |= QUEUED;
         }
+        self.held.count(sub);
         self.counts.deliveries += drained.events;
         self.counts.bytes += drained.bytes;
         self.counts.writes += drained.writes;
@@ -170,6 +173,7 @@ impl Fanout {
         }
         sub.outbox.block(now);
         sub.flags |= QUEUED;
+        self.held.count(sub);
     }
 
     /// Moves what is owed into the outbox: joins first, then dirty values. How many bytes.
@@ -214,11 +218,17 @@ impl Fanout {
             return;
         };
         let Some(at) = self.stream_at.get(stream_index as usize).and_then(|at| at.checked_sub(1)) else { return };
+        // What follows a gap that the session itself is to blame for was not asked for.
+        let asked = !matches!(join, Join::Lost { cause: GapCause::SlowConsumer, .. });
+        let queued = self.sessions[session as usize].outbox.len();
         let served = match join {
             Join::Snapshot => self.serve_snapshot(session, at),
             Join::Resume { next, cause, snapshot } => self.serve_resume(session, at, next, cause, snapshot),
             Join::Lost { from, cause, snapshot } => self.serve_lost(session, at, from, cause, snapshot),
         };
+        if asked {
+            self.grant_grace(session, queued);
+        }
         match served {
             Served::Whole => {
                 self.sessions[session as usize].take_join(stream_index);
@@ -276,6 +286,7 @@ impl Fanout {
             let sub = &mut self.sessions[session as usize];
             sub.outbox.push(frame, true);
             sub.flags |= QUEUED;
+            self.held.count_stuck(sub);
         }
     }
 

@@ -19,12 +19,17 @@ pub struct WorkerMeters {
     gapped: [Counter; 3],
     overflow_gaps: Counter,
     overflow_closes: Counter,
+    closes: [Counter; 3],
+    shed_bytes: Counter,
     requests_full: Counter,
     sessions: Gauge,
     entries: Gauge,
     streams: Gauge,
     blocked_sessions: Gauge,
     outbox_bytes: Gauge,
+    outbox_bytes_most: Gauge,
+    in_grace: Gauge,
+    memory_bytes: Gauge,
 }
 
 impl WorkerMeters {
@@ -36,6 +41,7 @@ impl WorkerMeters {
         let by = [("transport", transport)];
         let at = [("worker", worker.as_str())];
         let gap = |cause: GapCause| registry.counter(metrics::GAPPED, &[("cause", cause.as_str())]);
+        let close = |cause| registry.counter(metrics::SLOW_CLOSES, &[("cause", cause)]);
         let overflow = |policy| registry.counter(metrics::OUTBOX_OVERFLOWS, &[("policy", policy)]);
         Self {
             registry: Arc::clone(registry),
@@ -49,12 +55,17 @@ impl WorkerMeters {
             gapped: [GapCause::SlowConsumer, GapCause::Upstream, GapCause::Hub].map(gap),
             overflow_gaps: overflow("gap"),
             overflow_closes: overflow("disconnect"),
+            closes: ["backlog", "answers", "budget"].map(close),
+            shed_bytes: registry.counter(metrics::OUTBOX_SHED_BYTES, &[]),
             requests_full: registry.counter(metrics::FEED_REQUESTS_FULL, &[]),
             sessions: registry.gauge(metrics::SESSIONS, &[("transport", transport), ("worker", &worker)]),
             entries: registry.gauge(metrics::SUBSCRIPTIONS, &at),
             streams: registry.gauge(metrics::STREAMS, &at),
             blocked_sessions: registry.gauge(metrics::OUTBOX_BLOCKED, &at),
             outbox_bytes: registry.gauge(metrics::OUTBOX_BYTES, &at),
+            outbox_bytes_most: registry.gauge(metrics::OUTBOX_BYTES_MOST, &at),
+            in_grace: registry.gauge(metrics::OUTBOX_GRACE, &at),
+            memory_bytes: registry.gauge(metrics::OUTBOX_MEMORY, &at),
         }
     }
 
@@ -78,6 +89,10 @@ impl WorkerMeters {
         }
         self.overflow_gaps.increment(counts.overflow_gaps);
         self.overflow_closes.increment(counts.overflow_closes);
+        for (counter, count) in self.closes.iter().zip([counts.overflow_closes, counts.answer_closes, counts.shed]) {
+            counter.increment(count);
+        }
+        self.shed_bytes.increment(counts.shed_bytes);
         self.requests_full.increment(counts.requests_full);
     }
 
@@ -87,5 +102,11 @@ impl WorkerMeters {
         self.streams.set(holdings.streams as f64);
         self.blocked_sessions.set(holdings.blocked as f64);
         self.outbox_bytes.set(holdings.outbox_bytes as f64);
+        self.outbox_bytes_most.set(holdings.outbox_bytes_most as f64);
+        self.in_grace.set(holdings.in_grace as f64);
+    }
+
+    pub(super) fn held(&self, bytes: usize) {
+        self.memory_bytes.set(bytes as f64);
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
+use super::shedding::Shedding;
 use super::websocket;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
@@ -91,6 +92,7 @@ pub(super) struct State {
     pub(super) read_buffer: Vec<u8>,
     lanes: Vec<LaneReader>,
     meters: WorkerMeters,
+    shedding: Shedding,
 }
 
 /// Live sessions by their index on the worker.
@@ -98,7 +100,6 @@ pub(super) struct Sockets {
     pub(super) live: Vec<Option<Live>>,
     /// When each session's next deadline is; `u64::MAX` where there is none.
     due: Vec<u64>,
-    write_stall_ns: u64,
     now: u64,
 }
 
@@ -120,7 +121,7 @@ impl Sink for Sockets {
         }
         live.socket.nudge.notify_one();
         let due = &mut self.due[session as usize];
-        *due = (*due).min(self.now.saturating_add(self.write_stall_ns));
+        *due = (*due).min(self.now.saturating_add(live.session.write_stall_ns()));
         result
     }
 }
@@ -218,13 +219,17 @@ impl State {
             self.sockets.now = now;
             self.fanout.end_turn(now, &mut self.sockets);
             self.fanout.close_turn(time::mono());
-            for session in self.fanout.take_ended() {
-                if let Some(Some(live)) = self.sockets.live.get(session as usize) {
-                    live.socket.nudge.notify_one();
-                }
-            }
+            self.nudge_ended();
         }
         events >= TURN_EVENTS_MAX || self.fanout.has_work()
+    }
+
+    fn nudge_ended(&mut self) {
+        for session in self.fanout.take_ended() {
+            if let Some(Some(live)) = self.sockets.live.get(session as usize) {
+                live.socket.nudge.notify_one();
+            }
+        }
     }
 
     fn idle(&self) -> bool {
@@ -254,7 +259,11 @@ impl State {
                 live.socket.nudge.notify_one();
             }
         }
+        self.fanout.keep_budget(now.mono);
+        self.nudge_ended();
+        self.shedding.look(&mut self.fanout, now.mono);
         self.meters.publish(&self.fanout.take_counts());
+        self.meters.held(self.fanout.held_bytes());
     }
 
     /// Tells the sessions below `until` to come back later; how many are left.
@@ -285,12 +294,12 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
             sockets: Sockets {
                 live: Vec::new(),
                 due: Vec::new(),
-                write_stall_ns: time::duration_ns(session.write_stall_timeout),
                 now: 0,
             },
             read_buffer: vec![0; READ_BYTES],
             lanes,
             meters: worker_meters,
+            shedding: Shedding::default(),
         }),
         config: session,
         session_meters: meters,
