@@ -148,6 +148,12 @@ impl Fanout {
         self.held.bytes
     }
 
+    /// Bytes that one session holds.
+    #[must_use]
+    pub fn held_by(&self, session: SessionId) -> usize {
+        self.sessions.get(session as usize).map_or(0, Subscriber::held)
+    }
+
     /// Sessions ended for the budget since the last call.
     pub fn take_shed(&mut self) -> Vec<Shed> {
         std::mem::take(&mut self.shed)
@@ -158,6 +164,11 @@ impl Fanout {
     pub fn keep_budget(&mut self, now: u64) {
         self.now = now;
         self.shed_worst();
+    }
+
+    /// Counts a session anew whose marks or queue have changed outside of a write.
+    pub(super) fn recount(&mut self, session: SessionId) {
+        self.held.count_stuck(&mut self.sessions[session as usize]);
     }
 
     pub(super) fn shed_worst(&mut self) {

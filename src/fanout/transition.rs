@@ -217,6 +217,7 @@ impl Fanout {
         let Some(rate) = after.options.max_rate else {
             if owed {
                 self.sessions[session as usize].mark_dirty(index);
+                self.recount(session);
             }
             return;
         };
@@ -252,6 +253,7 @@ impl Fanout {
         };
         sub.unmark_dirty(index);
         sub.join(index, join);
+        self.recount(session);
     }
 
     /// An instrument no longer reaches the session by the stream of `before`: nothing of it is
@@ -272,6 +274,7 @@ impl Fanout {
                 self.stream_slot(id).map_or_else(|| self.store.sequence(id), |at| self.streams[at as usize].position);
             self.push_gap(session, id, from, to, cause);
         }
+        self.recount(session);
     }
 
     /// An instrument begins to reach the session.
@@ -290,7 +293,10 @@ impl Fanout {
             .resume_point(id, beginning.resume)
             .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
         match join {
-            Some(join) => self.sessions[session as usize].join(id.index() as u32, join),
+            Some(join) => {
+                self.sessions[session as usize].join(id.index() as u32, join);
+                self.recount(session);
+            }
             // It did not want what a pause of its new cohort still owes the others.
             None => self.note_served(session, id),
         }

@@ -100,6 +100,10 @@ impl Fanout {
             budget = budget.saturating_sub(produced);
             self.drain(session, now, sink);
         }
+        let sub = &mut self.sessions[session as usize];
+        if sub.counted > 0 || sub.flags & (QUEUED | JOINING | DIRTY) != 0 {
+            self.held.count(sub);
+        }
     }
 
     fn drain(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
@@ -110,7 +114,6 @@ impl Fanout {
         } else {
             sub.flags |= QUEUED;
         }
-        self.held.count(sub);
         self.counts.deliveries += drained.events;
         self.counts.bytes += drained.bytes;
         self.counts.writes += drained.writes;
@@ -173,7 +176,6 @@ impl Fanout {
         }
         sub.outbox.block(now);
         sub.flags |= QUEUED;
-        self.held.count(sub);
     }
 
     /// Moves what is owed into the outbox: joins first, then dirty values. How many bytes.

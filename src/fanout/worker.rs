@@ -356,6 +356,7 @@ impl Fanout {
             let sub = &mut self.sessions[session as usize];
             if !sub.is_joining(index) {
                 sub.mark_dirty(index);
+                self.held.count_stuck(sub);
             }
         }
     }

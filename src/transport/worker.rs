@@ -291,11 +291,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
-            sockets: Sockets {
-                live: Vec::new(),
-                due: Vec::new(),
-                now: 0,
-            },
+            sockets: Sockets { live: Vec::new(), due: Vec::new(), now: 0 },
             read_buffer: vec![0; READ_BYTES],
             lanes,
             meters: worker_meters,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::action::{INSTRUMENTS, Subscribe, VENUES};
 use crate::answers::clamp;
 use crate::grants::{Allowed, GRANTS, is_malformed, is_pattern, long, matches};
+use crate::ladder::Rungs;
 use crate::message::{Message, frame};
 use crate::stream::{Check, Due, Excuses, Options, Stream, ensure};
 use crate::truth::{self, BOOK, DEPTHS, Window};
@@ -102,7 +103,6 @@ pub(crate) enum View {
     OneOf(BTreeSet<usize>),
 }
 
-#[derive(Default)]
 pub(crate) struct Client {
     pub(crate) worker: usize,
     pub(crate) grant: usize,
@@ -122,6 +122,7 @@ pub(crate) struct Client {
     /// Feeds whose state may come right behind the answer, and which changes it could be.
     pub(crate) initial: [Option<(usize, usize)>; 2],
     pub(crate) messages: u64,
+    pub(crate) rungs: Rungs,
 }
 
 pub(crate) fn kind(channel: usize, options: &Options) -> usize {
@@ -133,8 +134,25 @@ pub(crate) fn same_stream(channel: usize, a: &Options, b: &Options) -> bool {
 }
 
 impl Client {
-    pub(crate) fn new(worker: usize, grant: usize) -> Self {
-        Self { worker, grant, welcome_due: true, ..Self::default() }
+    pub(crate) fn new(worker: usize, grant: usize, rungs: Rungs) -> Self {
+        Self {
+            worker,
+            grant,
+            sent: VecDeque::new(),
+            streams: BTreeMap::new(),
+            blocked: false,
+            draining: false,
+            closed: None,
+            entries: Vec::new(),
+            welcome_due: true,
+            order: 0,
+            input: Vec::new(),
+            bad_answers: 0,
+            views: [None, None],
+            initial: [None, None],
+            messages: 0,
+            rungs,
+        }
     }
 
     pub(crate) fn allowed(&self) -> &'static Allowed {
@@ -142,7 +160,12 @@ impl Client {
     }
 
     pub(crate) fn excuses(&self, facts: &Facts<'_>) -> Excuses {
-        Excuses { blocked: self.blocked || self.draining, overflowed: facts.overflowed, now: facts.now }
+        Excuses {
+            blocked: self.blocked || self.draining,
+            overflowed: facts.overflowed,
+            now: facts.now,
+            rungs: self.rungs,
+        }
     }
 
     /// Takes what came out of the socket.
@@ -171,7 +194,10 @@ impl Client {
         let code = payload.first_chunk::<2>().map_or(0, |code| u16::from_be_bytes(*code));
         match code {
             1001 => {}
-            4001 => ensure!(self.blocked, "closed as a slow consumer, and the socket took everything"),
+            4001 | 4005 => {
+                ensure!(self.blocked, "closed with {code}, and the socket took everything");
+                self.rungs.check_close(code, &String::from_utf8_lossy(&payload[2..]))?;
+            }
             4500 => ensure!(self.bad_answers >= 10 || self.blocked, "closed for {} faulty commands", self.bad_answers),
             code => return Err(format!("closed with {code}")),
         }
@@ -279,7 +305,7 @@ impl Client {
         }
         let allowed = self.allowed();
         for entry in &mut self.entries {
-            entry.options = clamp(&entry.asked, entry.channel, allowed);
+            entry.options = clamp(&entry.asked, entry.channel, allowed, &self.rungs.hub);
         }
         self.entries
             .retain(|entry| is_pattern(entry.symbol) || (entry.options.is_some() && allowed.covers(entry.symbol)));
@@ -424,6 +450,8 @@ impl Client {
         ensure!(message.max_rate == options.rate, "max_rate in place of {:?}", options.rate);
         let depth = (channel == BOOK_CHANNEL).then(|| DEPTHS[options.depth]);
         ensure!(message.depth == depth, "depth in place of {depth:?}");
+        ensure!(message.overflow == options.overflow, "overflow in place of {:?}", options.overflow);
+        ensure!(message.backlog == options.backlog, "backlog in place of {:?}", options.backlog);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use tickhub::fanout::OutboxLimits;
 
 use crate::action::{Action, INSTRUMENTS, Level, ResumeFrom, Subscribe, Take};
-use crate::grants::GRANTS;
+use crate::grants::{GRANTS, SLOW_GRANTS};
 use crate::hub::Sizes;
 use crate::random::Random;
 
@@ -22,6 +22,10 @@ pub(crate) enum Shape {
     Books,
     /// Clients that come back.
     Resumes,
+    /// Sockets that are full most of the time, under roles of all kinds.
+    Slow,
+    /// The same under a memory budget that is never enough.
+    Budgets,
 }
 
 const SYMBOLS: [&str; 17] = [
@@ -90,11 +94,17 @@ impl Shape {
             ring_bytes: random.pick(&[0, 4 * 1024, 40 * 1024, 40 * 1024, 64 * 1024 * 1024]),
             threads: 1 + usize::from(random.percent(50)),
             late_feed: random.percent(30),
-            clients: 5,
+            clients: if self == Self::Budgets { 8 } else { 5 },
+            budget: if self == Self::Budgets {
+                Some(random.pick(&[1_000, 8_000, 40_000]))
+            } else {
+                Some(random.pick(&[20_000, 200_000])).filter(|_| random.percent(20))
+            },
         }
     }
 
     fn weights(self) -> Vec<(u64, Kind)> {
+        let slow = matches!(self, Self::TinyOutboxes | Self::Slow | Self::Budgets);
         let (books, resumes, wild) = (self == Self::Books, self == Self::Resumes, self == Self::Wildcards);
         let more = |yes: bool, usual: u64, then: u64| if yes { then } else { usual };
         vec![
@@ -114,13 +124,13 @@ impl Shape {
             (30, Kind::Advance),
             (more(resumes, 12, 30), Kind::Connect),
             (more(resumes, 3, 15), Kind::Disconnect),
-            (more(wild, 5, 12), Kind::Renew),
+            (more(wild || self == Self::Slow, 5, 12), Kind::Renew),
             (1, Kind::BadRenew),
             (more(resumes || wild, 35, 60), Kind::Subscribe),
             (more(wild, 12, 30), Kind::Unsubscribe),
             (3, Kind::Ping),
             (1, Kind::Nonsense),
-            (more(self == Self::TinyOutboxes, 30, 80), Kind::Socket),
+            (more(slow, 30, 80), Kind::Socket),
             (2, Kind::Settle),
             (1, Kind::Drain),
         ]
@@ -207,14 +217,9 @@ impl Maker {
     fn of_a_client(&self, random: &mut Random, weights: &[(u64, Kind)], client: usize) -> Action {
         // Again, until it is one of these: the weights among them stay as they are.
         match random.weighted(weights) {
-            Kind::Connect => {
-                let grant = if random.percent(50) { 0 } else { random.index(GRANTS.len()) };
-                Action::Connect { client, worker: random.index(2), grant }
-            }
+            Kind::Connect => Action::Connect { client, worker: random.index(2), grant: self.grant(random, 50) },
             Kind::Disconnect => Action::Disconnect { client },
-            Kind::Renew => {
-                Action::Renew { client, grant: if random.percent(40) { 0 } else { random.index(GRANTS.len()) } }
-            }
+            Kind::Renew => Action::Renew { client, grant: self.grant(random, 40) },
             Kind::BadRenew => Action::BadRenew { client, other_subject: random.percent(50) },
             Kind::Subscribe => Action::Subscribe { client, command: self.subscribe(random) },
             Kind::Unsubscribe => {
@@ -237,6 +242,13 @@ impl Maker {
         }
     }
 
+    fn grant(&self, random: &mut Random, everything: u64) -> usize {
+        if matches!(self.shape, Shape::Slow | Shape::Budgets) && random.percent(60) {
+            return SLOW_GRANTS + random.index(GRANTS.len() - SLOW_GRANTS);
+        }
+        if random.percent(everything) { 0 } else { random.index(GRANTS.len()) }
+    }
+
     fn subscribe(&self, random: &mut Random) -> Subscribe {
         let channel = if self.shape == Shape::Books && random.percent(60) {
             "book"
@@ -257,12 +269,15 @@ impl Maker {
             depth: (channel == "book" && random.percent(70)).then(|| random.pick(&[1, 10, 10, 50, 0])),
             snapshot: None,
             overflow: None,
+            backlog: None,
             resume: None,
         };
         if channel != "status" {
             command.snapshot = random.weighted(&[(5, None), (2, Some(true)), (2, Some(false))]);
             if every {
                 command.overflow = random.weighted(&[(6, None), (2, Some("gap")), (2, Some("disconnect"))]);
+                command.backlog =
+                    random.weighted(&[(6, None), (1, Some(1)), (2, Some(4)), (2, Some(50)), (1, Some(90_000))]);
                 if random.percent(resumes) {
                     command.resume = Some(resume(random));
                 }
@@ -271,6 +286,9 @@ impl Maker {
         if random.percent(3) {
             // Often what belongs to another channel or mode.
             command.max_rate = Some(5);
+        }
+        if random.percent(2) {
+            command.backlog = Some(5);
         }
         command
     }

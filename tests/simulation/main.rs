@@ -55,6 +55,7 @@ mod feed_side;
 mod generate;
 mod grants;
 mod hub;
+mod ladder;
 mod message;
 mod random;
 mod regressions;
@@ -137,4 +138,14 @@ fn books() {
 #[test]
 fn resumes() {
     simulate(Shape::Resumes);
+}
+
+#[test]
+fn slow() {
+    simulate(Shape::Slow);
+}
+
+#[test]
+fn budgets() {
+    simulate(Shape::Budgets);
 }

@@ -148,16 +148,8 @@ fn a_refusal_names_the_member_the_fault_and_the_way_out() {
             r#""overflow" belongs to mode "every": leave it out, or send "mode":"every""#,
         ),
         ("trade", r#","backlog":0"#, r#""backlog" must be a whole number from 1 to 4294967295, not 0"#),
-        (
-            "quote",
-            r#","backlog":5"#,
-            r#""backlog" belongs to mode "every": leave it out, or send "mode":"every""#,
-        ),
-        (
-            "status",
-            r#","backlog":5"#,
-            r#""backlog" belongs to numbered channels, not to "status": leave it out"#,
-        ),
+        ("quote", r#","backlog":5"#, r#""backlog" belongs to mode "every": leave it out, or send "mode":"every""#),
+        ("status", r#","backlog":5"#, r#""backlog" belongs to numbered channels, not to "status": leave it out"#),
         ("status", r#","snapshot":true"#, r#""snapshot" belongs to channels with data, not to "status": leave it out"#),
         ("trade", r#","resume":[1]"#, r#""resume" must be {"epoch":"…","seq":{…}}, not an array"#),
         ("trade", r#","resume":{}"#, r#""resume.seq" is missing: it must be {"VENUE:SYMBOL":1234}"#),
