@@ -295,12 +295,16 @@ fn the_grace_for_it_ends() {
     hub.turn();
     let (events, gap) = numbers(&hub.workers[0].read(session));
     assert_eq!((events, gap), (range(1..=201), vec![202]));
-    // A role without grace has none.
-    let mut hub = hub_with_history();
-    let strict = catching_up(&mut hub, 0);
-    hub.trade(1);
-    hub.turn();
-    assert_eq!(numbers(&hub.workers[0].read(strict)), (range(1..=200), vec![201]));
+    // A role without grace has none, and one that is given to a session ends what is left.
+    for later in [false, true] {
+        let mut hub = hub_with_history();
+        let strict = Bounds { events_max: 5, bytes_max: 1 << 20, catch_up_ns: 0 };
+        let session = catching_up(&mut hub, if later { 10 * SECOND } else { 0 });
+        hub.workers[0].fanout.set_bounds(session, strict);
+        hub.trade(1);
+        hub.turn();
+        assert_eq!(numbers(&hub.workers[0].read(session)), (range(1..=200), vec![201]));
+    }
 }
 
 #[test]

@@ -173,7 +173,7 @@ async fn a_role_says_how_slow_its_sessions_may_be() {
         "[auth.roles.viewer]\nbacklog_events = 100\noverflow = [\"disconnect\"]\n\
          [auth.roles.analyst]\nwrite_stall = \"300ms\"\noverflow = [\"gap\"]\n",
     );
-    let hub = hub(&format!("{text}[timeouts]\nwrite_stall = \"10m\"\n{BUSY}")).await;
+    let hub = hub(&format!("{text}[timeouts]\nwrite_stall = \"10m\"\nping = \"5m\"\nidle = \"10m\"\n{BUSY}")).await;
     let [viewer, analyst, admin] = ["viewer", "analyst", "admin"].map(|role| sign(&authenticator, role));
     let mut healthy = Healthy::join(&hub, &admin).await;
 

@@ -41,7 +41,7 @@ impl Fanout {
     pub(super) fn grant_grace(&mut self, session: SessionId, from: usize) {
         let sub = &mut self.sessions[session as usize];
         if sub.outbox.mark_asked(from) {
-            sub.grace_until = self.now.saturating_add(sub.bounds.catch_up_ns);
+            sub.grace_since = self.now;
         }
     }
 }
@@ -57,6 +57,6 @@ impl Subscriber {
 
     /// Whether something waits that does not count among what waits.
     pub(super) const fn in_grace(&self, now: u64) -> bool {
-        now < self.grace_until && self.outbox.asked().0 > 0
+        now.saturating_sub(self.grace_since) < self.bounds.catch_up_ns && self.outbox.asked().0 > 0
     }
 }

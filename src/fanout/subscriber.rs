@@ -153,8 +153,8 @@ pub(super) struct Subscriber {
     pub(super) turn: Vec<u32>,
     pub(super) outbox: Outbox,
     pub(super) bounds: Bounds,
-    /// Until when what it asked for does not count as waiting; monotonic ns.
-    pub(super) grace_until: u64,
+    /// When something that it asked for was last queued; monotonic ns.
+    pub(super) grace_since: u64,
     /// What of its memory is in the worker's sum.
     pub(super) counted: usize,
     /// Why it is being closed, if it is.
@@ -177,7 +177,7 @@ impl Subscriber {
             turn: Vec::new(),
             outbox: Outbox::default(),
             bounds,
-            grace_until: 0,
+            grace_since: 0,
             counted: 0,
             close: None,
             grant,

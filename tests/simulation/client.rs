@@ -122,6 +122,7 @@ pub(crate) struct Client {
     /// Feeds whose state may come right behind the answer, and which changes it could be.
     pub(crate) initial: [Option<(usize, usize)>; 2],
     pub(crate) messages: u64,
+    pub(crate) slow_gaps: u64,
     pub(crate) rungs: Rungs,
 }
 
@@ -151,6 +152,7 @@ impl Client {
             views: [None, None],
             initial: [None, None],
             messages: 0,
+            slow_gaps: 0,
             rungs,
         }
     }
@@ -208,6 +210,7 @@ impl Client {
     pub(crate) fn on_text(&mut self, facts: &Facts<'_>, text: &str) -> Check {
         let message: Message<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
         self.messages += 1;
+        self.slow_gaps += u64::from(message.cause == Some("slow_consumer"));
         if message.ch == Some("status") {
             return self.on_status(facts, &message);
         }

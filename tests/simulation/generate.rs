@@ -104,6 +104,7 @@ impl Shape {
     }
 
     fn weights(self) -> Vec<(u64, Kind)> {
+        let ladder = matches!(self, Self::Slow | Self::Budgets);
         let slow = matches!(self, Self::TinyOutboxes | Self::Slow | Self::Budgets);
         let (books, resumes, wild) = (self == Self::Books, self == Self::Resumes, self == Self::Wildcards);
         let more = |yes: bool, usual: u64, then: u64| if yes { then } else { usual };
@@ -111,7 +112,7 @@ impl Shape {
             (more(wild, 4, 8), Kind::Claim),
             (2, Kind::Release),
             (more(books, 100, 20), Kind::Quote),
-            (60, Kind::Trade),
+            (more(ladder, 60, 150), Kind::Trade),
             (10, Kind::Stats),
             (8, Kind::Lost),
             (more(books, 8, 25), Kind::BookSnapshot),
@@ -120,9 +121,9 @@ impl Shape {
             (12, Kind::FeedState),
             (2, Kind::LateFeed),
             (more(self == Self::TinyLanes, 30, 60), Kind::ServeRequests),
-            (more(self == Self::TinyLanes, 120, 70), Kind::Turn),
+            (if ladder { 200 } else { more(self == Self::TinyLanes, 120, 70) }, Kind::Turn),
             (30, Kind::Advance),
-            (more(resumes, 12, 30), Kind::Connect),
+            (more(resumes || ladder, 12, 40), Kind::Connect),
             (more(resumes, 3, 15), Kind::Disconnect),
             (more(wild || self == Self::Slow, 5, 12), Kind::Renew),
             (1, Kind::BadRenew),
@@ -234,7 +235,9 @@ impl Maker {
             Kind::Socket => {
                 let most = random.pick(&[30, 300, 3_000]);
                 let bytes = Take::Bytes(1 + random.index(most));
-                Action::Socket { client, take: random.weighted(&[(2, Take::Stall), (5, bytes), (3, Take::Open)]) }
+                let ladder = matches!(self.shape, Shape::Slow | Shape::Budgets);
+                let open = if ladder { 8 } else { 3 };
+                Action::Socket { client, take: random.weighted(&[(2, Take::Stall), (5, bytes), (open, Take::Open)]) }
             }
             Kind::Settle => Action::Settle,
             Kind::Drain => Action::Drain { worker: random.index(2) },
@@ -255,7 +258,11 @@ impl Maker {
         } else {
             random.weighted(&[(4, "quote"), (3, "ticker"), (4, "trade"), (4, "book"), (1, "status"), (1, "trade")])
         };
-        let resumes = if self.shape == Shape::Resumes { 60 } else { 12 };
+        let resumes = match self.shape {
+            Shape::Resumes => 60,
+            Shape::Slow | Shape::Budgets => 40,
+            _ => 12,
+        };
         let mode = match channel {
             "status" | "trade" => Some("every").filter(|_| random.percent(20)),
             _ => random.weighted(&[(2, None), (3, Some("every")), (3, Some("latest"))]),
@@ -263,7 +270,11 @@ impl Maker {
         let every = mode.map_or(!matches!(channel, "quote" | "ticker"), |mode| mode == "every");
         let mut command = Subscribe {
             channel,
-            symbols: symbols(random, 2),
+            symbols: if matches!(self.shape, Shape::Slow | Shape::Budgets) {
+                wide_symbols(random)
+            } else {
+                symbols(random, 2)
+            },
             mode,
             max_rate: (!every && random.percent(50)).then(|| random.pick(&[1, 3, 10, 50])),
             depth: (channel == "book" && random.percent(70)).then(|| random.pick(&[1, 10, 10, 50, 0])),
@@ -303,6 +314,11 @@ fn resume(random: &mut Random) -> ResumeFrom {
         }
         _ => ResumeFrom::OtherEpoch,
     }
+}
+
+/// Mostly many at once.
+fn wide_symbols(random: &mut Random) -> Vec<&'static str> {
+    if random.percent(60) { vec![random.pick(&["*", "SIM:*", "SIM:A*"])] } else { symbols(random, 2) }
 }
 
 fn symbols(random: &mut Random, most: u64) -> Vec<&'static str> {

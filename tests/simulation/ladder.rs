@@ -133,6 +133,7 @@ impl World {
             }
             // What was asked for counts where there is no grace.
             let (asked, asked_bytes) = if allowed.catch_up_ms == Some(0) { (0, 0) } else { (asked, asked_bytes) };
+            self.tally.graces += u64::from(asked > 0 && events > was.events && events > events_max);
             let most = was.events.max(events_max + asked);
             ensure!(events <= most, "client {}: {} events waited, now {events} of {most}", was.client, was.events);
             let most = was.bytes.max(bytes_max + asked_bytes + EVENT_BYTES_MAX);
@@ -145,6 +146,7 @@ impl World {
     /// Behind a turn: the budget holds, and those who were ended for it held the most.
     pub(crate) fn check_budget(&mut self, worker: usize) -> Check {
         let shed = self.hub.workers[worker].fanout.take_shed();
+        self.tally.shed += shed.len() as u64;
         let fanout = &self.hub.workers[worker].fanout;
         let worst = self.waiting(worker).iter().map(|w| fanout.held_by(w.session)).max().unwrap_or(0);
         if let Some(least) = shed.iter().map(|shed| shed.bytes).min() {

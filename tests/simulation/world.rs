@@ -57,7 +57,32 @@ pub(crate) struct World {
     pub(crate) next_id: u64,
     /// Events that one turn of a worker took at most.
     pub(crate) turn_events_max: usize,
+    pub(crate) tally: Tally,
+}
+
+/// What happened in a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
     pub(crate) messages: u64,
+    /// Gaps of cause `slow_consumer`.
+    pub(crate) gaps: u64,
+    /// Sessions closed for a full outbox, for a stalled socket, for the budget.
+    pub(crate) disconnects: u64,
+    pub(crate) stalls: u64,
+    pub(crate) shed: u64,
+    /// Turns in which more waited than a bound because it was asked for.
+    pub(crate) graces: u64,
+}
+
+impl Tally {
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.gaps += other.gaps;
+        self.disconnects += other.disconnects;
+        self.stalls += other.stalls;
+        self.shed += other.shed;
+        self.graces += other.graces;
+    }
 }
 
 impl World {
@@ -75,7 +100,7 @@ impl World {
             had: (0..sizes.clients).map(|_| Had::new()).collect(),
             next_id: 1,
             turn_events_max: 0,
-            messages: 0,
+            tally: Tally::default(),
             sizes,
         };
         world.register_feed(0);
@@ -184,7 +209,10 @@ impl World {
             let id = slot.session.id();
             let before = slot.session.closed().is_some() || worker.fanout.overflow_closed(id);
             let goes_on = slot.session.on_time(&mut worker.fanout, now);
-            slot.stalled |= !before && slot.session.closed().is_some();
+            if !before && slot.session.closed() == Some(tickhub::wire::CloseCode::SlowConsumer) {
+                slot.stalled = true;
+                self.tally.stalls += 1;
+            }
             if goes_on {
                 worker.write(id, now.mono);
             } else if let Some(socket) = &mut worker.sockets.0[id as usize] {
@@ -209,7 +237,7 @@ impl World {
         self.look_at_sockets()?;
         let mut quiet = 0;
         for _ in 0..SETTLE_ROUNDS_MAX {
-            let before = self.messages;
+            let before = self.tally.messages;
             for thread in 0..self.hub.ingests.len() {
                 self.serve_requests(thread)?;
             }
@@ -220,7 +248,7 @@ impl World {
             // Longer than the longest interval of a limited rate.
             self.advance(1_100_000)?;
             self.look_at_sockets()?;
-            quiet = if idle && self.messages == before { quiet + 1 } else { 0 };
+            quiet = if idle && self.tally.messages == before { quiet + 1 } else { 0 };
             if quiet == 3 {
                 return (0..self.hub.workers.len()).try_for_each(|worker| self.check_open(worker, true));
             }
@@ -281,7 +309,8 @@ impl World {
             let before = slot.client.messages;
             let check = slot.client.receive(&facts, &taken.clone().unwrap_or_default());
             check.map_err(|broken| format!("client {index}: {broken}"))?;
-            self.messages += slot.client.messages - before;
+            self.tally.messages += slot.client.messages - before;
+            self.tally.gaps += std::mem::take(&mut slot.client.slow_gaps);
             let over = slot.session.closed().is_some() && worker.fanout.is_ended(id);
             if (over || taken.is_none())
                 && let Some(slot) = self.slots[index].take()
@@ -318,7 +347,8 @@ impl World {
         for client in 0..self.slots.len() {
             self.disconnect(client);
         }
-        for (index, worker) in self.hub.workers.iter().enumerate() {
+        for (index, worker) in self.hub.workers.iter_mut().enumerate() {
+            self.tally.disconnects += worker.fanout.take_counts().overflow_closes;
             let left = worker.fanout.holdings();
             ensure!(left == tickhub::fanout::Holdings::default(), "worker {index} still holds {left:?}");
             let held = worker.fanout.held_bytes();
