@@ -365,6 +365,29 @@ fn above_the_budget_the_one_with_the_most_goes_first_whoever_has_it() {
 }
 
 #[test]
+fn as_many_are_closed_as_free_an_eighth_of_the_budget_and_not_one_more() {
+    let budget = Budget::new(100_000, 1);
+    let mut hub = hub(1, Some(&budget));
+    let sessions: Vec<_> = (0..40).map(|_| hub.workers[0].stuck(EVERY)).collect();
+    let shed = loop {
+        hub.trade(1);
+        hub.turn();
+        let shed = hub.workers[0].fanout.take_shed();
+        if !shed.is_empty() {
+            break shed;
+        }
+        assert!(budget.bytes() <= 100_000);
+    };
+    let gone: Vec<_> = shed.iter().map(|shed| shed.session).collect();
+    assert_eq!(gone, sessions[..gone.len()], "among equals the first");
+    let free = 100_000 - budget.bytes() as usize;
+    assert!(free >= 12_500 && free - shed[0].bytes < 12_500, "{free} bytes are free, {} closed", shed.len());
+    // The rest goes on, though nobody reads.
+    hub.turn();
+    assert_eq!(hub.workers[0].fanout.take_shed(), []);
+}
+
+#[test]
 fn what_the_budget_counts_is_given_back_when_it_is_written_dropped_or_forgotten() {
     let budget = Budget::new(1 << 30, 1);
     let mut hub = hub(1, Some(&budget));

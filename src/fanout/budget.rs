@@ -12,16 +12,12 @@ use std::sync::Arc;
 use super::outbox::Outbox;
 use super::subscriber::{CLOSING, SessionId, Subscriber};
 use super::worker::Fanout;
+use crate::limits::OUTBOXES_MARGIN_PARTS;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::CloseCode;
 
 /// Memory of a mark that a stream is owed: its place in a set or map, and in the order.
 const MARK_BYTES: usize = 64;
-
-/// Shedding goes on until this part of the budget is free: the search for the worst, which looks
-/// at every session, is then rare. By as much it may be exceeded before a worker sheds without
-/// regard to others.
-const MARGIN_PARTS: u64 = 8;
 
 /// One worker's share. On a cache line of its own: it is written in every turn that leaves
 /// something waiting.
@@ -70,11 +66,11 @@ impl Budget {
     }
 
     fn low(&self) -> u64 {
-        self.bytes_max - self.bytes_max / MARGIN_PARTS
+        self.bytes_max - self.bytes_max / OUTBOXES_MARGIN_PARTS
     }
 
     fn high(&self) -> u64 {
-        self.bytes_max + self.bytes_max / MARGIN_PARTS
+        self.bytes_max + self.bytes_max / OUTBOXES_MARGIN_PARTS
     }
 
     /// Whether another worker has a session that holds more; among equals the first worker's is
@@ -168,7 +164,10 @@ impl Fanout {
 
     /// Counts a session anew whose marks or queue have changed outside of a write.
     pub(super) fn recount(&mut self, session: SessionId) {
-        self.held.count_stuck(&mut self.sessions[session as usize]);
+        let sub = &mut self.sessions[session as usize];
+        if sub.outbox.is_stuck() || sub.counted > 0 {
+            self.held.count(sub);
+        }
     }
 
     pub(super) fn shed_worst(&mut self) {

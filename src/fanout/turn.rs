@@ -75,6 +75,8 @@ impl Fanout {
 
     /// Writes what a session is owed, as far as its socket takes it.
     pub(super) fn flush(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
+        // Without one of these nothing is held, before and after.
+        let flags = self.sessions[session as usize].flags;
         if self.sessions[session as usize].outbox.is_empty() {
             self.write_turn(session, now, sink);
         } else {
@@ -101,7 +103,7 @@ impl Fanout {
             self.drain(session, now, sink);
         }
         let sub = &mut self.sessions[session as usize];
-        if sub.counted > 0 || sub.flags & (QUEUED | JOINING | DIRTY) != 0 {
+        if (flags | sub.flags) & (QUEUED | JOINING | DIRTY) != 0 {
             self.held.count(sub);
         }
     }

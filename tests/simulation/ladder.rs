@@ -11,7 +11,7 @@ use crate::stream::{Check, Options, ensure};
 use crate::world::World;
 
 /// Longer than any event of these markets.
-const EVENT_BYTES_MAX: usize = 16 * 1024;
+const EVENT_BYTES_MAX: usize = 2 * 1024;
 
 /// What the model knows of the rungs that one session stands on.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,8 @@ impl World {
             let (events, bytes) = fanout.backlog(was.session);
             let (asked, asked_bytes) = fanout.backlog_asked(was.session);
             let Some(principal) = slot.session.principal() else { continue };
-            let allowed = &GRANTS[usize::from_str_radix(&principal.role, 10).unwrap_or(0)];
+            let grant: usize = principal.role.parse().map_err(|_| "a role of the model's")?;
+            let allowed = &GRANTS[grant];
             let (mut events_max, bytes_max) = slot.client.rungs.bounds(allowed);
             if slot.client.sent.is_empty() {
                 // Nothing is on its way: the client's entries are the hub's.

@@ -3,7 +3,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::Depth;
+use crate::model::{Depth, Overflow};
 use crate::wire::answer;
 
 fn read(text: &str) -> Result<Request, Refusal> {
