@@ -103,7 +103,7 @@ impl World {
         let of = |(client, slot): (usize, &Option<crate::world::Slot>)| {
             let slot = slot.as_ref().filter(|slot| slot.client.worker == worker)?;
             let session = slot.session.id();
-            let (events, bytes) = fanout.backlog(session);
+            let (events, bytes) = (fanout.backlog(session).0, fanout.backlog_event_bytes(session));
             (fanout.is_blocked(session) && !fanout.overflow_closed(session)).then_some(Waiting {
                 client,
                 session,
@@ -122,7 +122,7 @@ impl World {
             if fanout.overflow_closed(was.session) {
                 continue;
             }
-            let (events, bytes) = fanout.backlog(was.session);
+            let (events, bytes) = (fanout.backlog(was.session).0, fanout.backlog_event_bytes(was.session));
             let (asked, asked_bytes) = fanout.backlog_asked(was.session);
             let Some(principal) = slot.session.principal() else { continue };
             let grant: usize = principal.role.parse().map_err(|_| "a role of the model's")?;
