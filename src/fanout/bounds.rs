@@ -36,6 +36,18 @@ impl Fanout {
         };
     }
 
+    /// Bytes of the events that wait for a session.
+    #[must_use]
+    pub fn backlog_event_bytes(&self, session: SessionId) -> usize {
+        self.sessions[session as usize].outbox.event_bytes
+    }
+
+    /// Events that wait for a session and that it asked for, and their bytes.
+    #[must_use]
+    pub fn backlog_asked(&self, session: SessionId) -> (usize, usize) {
+        self.sessions[session as usize].outbox.asked()
+    }
+
     /// What of a session's queue from place `from` on was asked for by itself: it is not slow for
     /// having that before it.
     pub(super) fn grant_grace(&mut self, session: SessionId, from: usize) {

@@ -326,18 +326,6 @@ impl Fanout {
         (outbox.events, outbox.event_bytes + outbox.control_bytes)
     }
 
-    /// Bytes of the events alone.
-    #[must_use]
-    pub fn backlog_event_bytes(&self, session: SessionId) -> usize {
-        self.sessions[session as usize].outbox.event_bytes
-    }
-
-    /// Events and bytes among these that the session asked for.
-    #[must_use]
-    pub fn backlog_asked(&self, session: SessionId) -> (usize, usize) {
-        self.sessions[session as usize].outbox.asked()
-    }
-
     /// Sessions that their full outbox has ended since the last call.
     pub fn take_ended(&mut self) -> Vec<SessionId> {
         std::mem::take(&mut self.ended)
