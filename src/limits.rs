@@ -39,6 +39,11 @@ pub const SESSION_PATTERNS_MAX: usize = 100;
 /// closed as slow: the answer to a wildcard over every instrument that a hub can hold fits.
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Parts of the budget for what waits (`limits.outboxes_bytes`) of which one is freed when it is
+/// exceeded: the search for the worst, which looks at every session, is then rare. By as much it
+/// may be exceeded before a worker ends its worst session without regard to the other workers'.
+pub const OUTBOXES_MARGIN_PARTS: u64 = 8;
+
 /// Text of an upstream that a log line may carry, in bytes.
 pub const LOG_TEXT_BYTES_MAX: usize = 200;
 

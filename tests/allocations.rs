@@ -27,7 +27,7 @@ fn allocations(sessions: usize, mode: Mode, updates: usize) -> u64 {
     rounds(WARM_UP);
     let counted = measure(|| rounds(ROUNDS)).count_total;
     assert_eq!(sink.writes, ((WARM_UP + ROUNDS) * sessions) as u64, "each session is written to once a turn");
-    let events = fanout.take_counts().deliveries;
+    let events: u64 = fanout.take_counts().deliveries.iter().sum();
     let each = if mode == Mode::Every { updates } else { 1 };
     assert_eq!(events, ((WARM_UP + ROUNDS) * sessions * each) as u64, "and gets what it asked for");
     counted

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tickhub::auth::RoleConfig;
 use tickhub::config::{Config, ConfigError};
+use tickhub::settings::Span;
 
 const EXAMPLE: &str = include_str!("../config/tickhub.example.toml");
 
@@ -66,8 +67,16 @@ fn the_example_shows_every_default_as_it_is_in_the_code() {
     assert_eq!(json(&read(&uncommented(false)).expect("no faults")), json(&Config::default()));
     let roles = toml::from_str::<Config>(&uncommented(true)).expect("has the form").auth.roles;
     let built_in = RoleConfig::built_in("viewer").expect("built in");
-    let with_samples =
-        RoleConfig { max_rate: Some(20), connections: Some(100), commands_per_second: Some(20), ..built_in };
+    let with_samples = RoleConfig {
+        max_rate: Some(20),
+        connections: Some(100),
+        commands_per_second: Some(20),
+        backlog_events: Some(500),
+        backlog_bytes: Some(262_144),
+        write_stall: Some(Span::seconds(10)),
+        catch_up: Some(Span::seconds(10)),
+        ..built_in
+    };
     assert_eq!(roles["viewer"], with_samples);
 }
 

@@ -1,7 +1,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use tickhub::model::{Depth, InstrumentId};
+use tickhub::model::{Depth, InstrumentId, InstrumentKey};
 use tickhub::wire::{Format, Head, Payload, Scratch};
 
 use crate::support::{RECEIVED, SYMBOL, book, quote, ticker, trade};
@@ -9,7 +9,8 @@ use crate::support::{RECEIVED, SYMBOL, book, quote, ticker, trade};
 /// Each kind of event in each format.
 pub(crate) fn encode(c: &mut Criterion) {
     let id = InstrumentId::parse(SYMBOL).expect("an id");
-    let head = Head { id: &id, seq: 123_456, ts: RECEIVED.wall, rx: RECEIVED.wall, snapshot: false };
+    let head =
+        Head { id: &id, key: InstrumentKey(7), seq: 123_456, ts: RECEIVED.wall, rx: RECEIVED.wall, snapshot: false };
     let (quote, trade, ticker, (bids, asks)) = (quote(), trade(), ticker(), book(10));
     let payloads = [
         ("quote", Payload::Quote(&quote)),

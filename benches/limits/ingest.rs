@@ -83,12 +83,13 @@ fn round(wanted: Wanted, quotes_only: bool) -> Figures {
     let dropped = registry.counter(metrics::LANE_DROPPED, &[]);
     let (writer, reader) = lane(LANE_EVENTS_MAX, Arc::clone(&wake), dropped);
     let requests = Requests::new(FEED_REQUESTS_MAX);
+    let waker = writer.waker();
     let ingest = Ingest::new(Arc::clone(&store), Arc::clone(&registry), 0, vec![writer], requests.clone());
     let feed = ingest.feed("SIM", "bench", UnixNanos(0)).expect("room for a feed");
     let bounds = OutboxLimits { events_max: 4096, bytes_max: 1 << 20, control_bytes_max: 1 << 18 };
     let mut fanout = Fanout::new(0, store, bounds, vec![requests], None);
     if wanted == Wanted::Everything {
-        let session = fanout.open(Arc::from([Pattern::all()]));
+        let session = fanout.open(Arc::from([Pattern::all()]), tickhub::wire::Format::Json);
         for channel in [Channel::Quote, Channel::Trade, Channel::Book] {
             let options = options(Mode::Every);
             fanout.subscribe(session, channel, (options, options), &["SIM:*".to_owned()], &[], 10).expect("a pattern");
@@ -101,7 +102,8 @@ fn round(wanted: Wanted, quotes_only: bool) -> Figures {
             work(fanout, reader, &wake, &over);
         });
         pin(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().on_thread_park(move || waker.flush()).build().expect("a runtime");
         let (_stopper, stop) = stop_signal();
         let mut sim = sim(quotes_only);
         // Its instruments and books are there, and everyone has been told, before the count begins.

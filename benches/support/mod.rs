@@ -16,7 +16,8 @@ use tickhub::model::{
 use tickhub::provider::VENUES;
 use tickhub::provider::recording::{Line, Recording, Row, RowKind};
 use tickhub::store::Store;
-use tickhub::wire::command::{Mode, Overflow, ResumeEntry};
+use tickhub::wire::Format;
+use tickhub::wire::command::{Mode, ResumeEntry};
 
 /// The instrument of [`hub`].
 pub const SYMBOL: &str = "SIM:AAA-USD";
@@ -92,12 +93,12 @@ pub fn worker(store: &Arc<Store>, index: usize) -> Fanout {
 }
 
 pub fn options(mode: Mode) -> Options {
-    Options { mode, max_rate: None, depth: Depth::Ten, snapshot: Some(false), overflow: Overflow::Gap }
+    Options { mode, max_rate: None, depth: Depth::Ten, snapshot: Some(false), overflow: None, backlog: None }
 }
 
-/// One more session, which wants every quote from now on, or those after `resume`.
+/// One more session, in JSON, which wants every quote from now on, or those after `resume`.
 pub fn session(fanout: &mut Fanout, mode: Mode, resume: Option<u64>) -> SessionId {
-    let session = fanout.open(Arc::from([Pattern::all()]));
+    let session = fanout.open(Arc::from([Pattern::all()]), Format::Json);
     let options = options(mode);
     let resume: Vec<ResumeEntry> =
         resume.into_iter().map(|seq| ResumeEntry { symbol: SYMBOL.to_owned(), epoch: EPOCH.into(), seq }).collect();

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::api_key::{ApiKeyHash, is_api_key_id};
 use super::claims::{SUBJECT_BYTES_MAX, depth_within, is_name};
-use super::{ChannelSet, Grant, Narrowing};
-use crate::model::{Channel, Pattern, UnixNanos};
+use super::{ChannelSet, Grant, Narrowing, Patience, Policies};
+use crate::model::{Channel, Overflow, Pattern, UnixNanos};
 use crate::settings::{Fault, Span, parse_utc};
 
 /// Least bytes of a secret for HS256: the hash's own size (RFC 7518 3.2).
@@ -111,6 +111,16 @@ pub struct RoleConfig {
     pub subscriptions: Option<u32>,
     /// Commands a second of one session.
     pub commands_per_second: Option<u32>,
+    /// Events in `every` mode that wait for one session, before its overflow policy.
+    pub backlog_events: Option<usize>,
+    /// Bytes of such events.
+    pub backlog_bytes: Option<usize>,
+    /// Overflow policies that may be asked for, the first being the default.
+    pub overflow: Option<Vec<String>>,
+    /// With something waiting that the client does not take (4001).
+    pub write_stall: Option<Span>,
+    /// For which snapshots and resumed events that wait do not count as a backlog.
+    pub catch_up: Option<Span>,
 }
 
 /// An API key, as `tickhub api-key new` writes it.
@@ -155,6 +165,11 @@ impl RoleConfig {
             connections: None,
             subscriptions: viewer.then_some(1_000),
             commands_per_second: None,
+            backlog_events: None,
+            backlog_bytes: None,
+            overflow: Some(Overflow::ALL.map(|policy| policy.as_str().to_owned()).to_vec()),
+            write_stall: None,
+            catch_up: None,
         })
     }
 
@@ -167,6 +182,11 @@ impl RoleConfig {
             connections: self.connections.or(other.connections),
             subscriptions: self.subscriptions.or(other.subscriptions),
             commands_per_second: self.commands_per_second.or(other.commands_per_second),
+            backlog_events: self.backlog_events.or(other.backlog_events),
+            backlog_bytes: self.backlog_bytes.or(other.backlog_bytes),
+            overflow: self.overflow.or(other.overflow),
+            write_stall: self.write_stall.or(other.write_stall),
+            catch_up: self.catch_up.or(other.catch_up),
         }
     }
 
@@ -193,12 +213,34 @@ impl RoleConfig {
         if let Some(depth) = self.depth.filter(|depth| ![0, 1, 10, 50].contains(depth)) {
             faults.push(Fault::new(format!("{path}.depth"), depth, "must be 1, 10, 50, or 0 for all levels"));
         }
+        let patience = self.patience(path, faults);
         let grant = Grant::everything().narrow(&narrowing);
         if let Err(error) = &grant {
             faults.push(Fault::hidden(format!("{path}.symbols"), error.to_string()));
         }
         let grant = grant.ok()?.limit_commands(self.commands_per_second.unwrap_or(super::NO_LIMIT));
-        (faults.len() == before).then_some(grant)
+        (faults.len() == before).then_some(grant.with_patience(patience))
+    }
+
+    fn patience(&self, path: &str, faults: &mut Vec<Fault>) -> Patience {
+        let none = Patience::UNLIMITED;
+        for (name, count) in [("backlog_events", self.backlog_events), ("backlog_bytes", self.backlog_bytes)] {
+            if count == Some(0) {
+                let reason = "must be at least 1; leave it out for the hub's own bound";
+                faults.push(Fault::new(format!("{path}.{name}"), 0, reason));
+            }
+        }
+        if self.write_stall.is_some_and(|span| span < Span::millis(1)) {
+            faults.push(Fault::new(format!("{path}.write_stall"), "0s", "must be at least 1ms"));
+        }
+        let policies = self.overflow.as_ref().map(|names| overflow(names, path, faults));
+        Patience {
+            backlog_events: self.backlog_events.unwrap_or(none.backlog_events),
+            backlog_bytes: self.backlog_bytes.unwrap_or(none.backlog_bytes),
+            write_stall: self.write_stall.map_or(none.write_stall, Span::duration),
+            catch_up: self.catch_up.map_or(none.catch_up, Span::duration),
+            overflow: policies.unwrap_or(none.overflow),
+        }
     }
 }
 
@@ -224,6 +266,23 @@ fn channels(names: &[String], path: &str, faults: &mut Vec<Fault>) -> ChannelSet
         channel
     };
     names.iter().enumerate().filter_map(&mut read).collect()
+}
+
+fn overflow(names: &[String], path: &str, faults: &mut Vec<Fault>) -> Policies {
+    let known = "gap, disconnect";
+    let mut read = |(index, name): (usize, &String)| {
+        let policy = Overflow::parse(name);
+        if policy.is_none() {
+            let reason = format!("is not an overflow policy; known are {known}");
+            faults.push(Fault::new(format!("{path}.overflow[{index}]"), name, reason));
+        }
+        policy
+    };
+    let policies: Vec<_> = names.iter().enumerate().filter_map(&mut read).collect();
+    if names.is_empty() {
+        faults.push(Fault::hidden(format!("{path}.overflow"), format!("is empty; write one or both of {known}")));
+    }
+    Policies::of(&policies).unwrap_or(Policies::ALL)
 }
 
 /// An API key that was read and checked.

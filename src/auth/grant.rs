@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::Patience;
 use crate::model::{Channel, Depth, InstrumentId, Pattern};
 
 /// Most patterns in one grant. Every pattern is tried for each instrument that appears, and a
@@ -102,6 +103,7 @@ pub struct Grant {
     connections: u32,
     subscriptions: u32,
     commands_per_second: u32,
+    patience: Patience,
 }
 
 impl Grant {
@@ -116,6 +118,7 @@ impl Grant {
             connections: NO_LIMIT,
             subscriptions: NO_LIMIT,
             commands_per_second: NO_LIMIT,
+            patience: Patience::UNLIMITED,
         }
     }
 
@@ -138,6 +141,7 @@ impl Grant {
             connections: self.connections.min(narrowing.connections.unwrap_or(NO_LIMIT)),
             subscriptions: self.subscriptions.min(narrowing.subscriptions.unwrap_or(NO_LIMIT)),
             commands_per_second: self.commands_per_second,
+            patience: self.patience,
         })
     }
 
@@ -145,6 +149,12 @@ impl Grant {
     #[must_use]
     pub fn limit_commands(self, commands_per_second: u32) -> Self {
         Self { commands_per_second: self.commands_per_second.min(commands_per_second), ..self }
+    }
+
+    /// The same grant with these bounds for a slow consumer.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     /// Whether `id` may be seen.
@@ -237,6 +247,12 @@ impl Grant {
     #[must_use]
     pub const fn commands_per_second(&self) -> u32 {
         self.commands_per_second
+    }
+
+    /// How slow its sessions may be.
+    #[must_use]
+    pub const fn patience(&self) -> &Patience {
+        &self.patience
     }
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod development;
 mod error;
 mod grant;
+mod patience;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub use config::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
 pub use development::{DevelopmentKey, KeyFileError, OpenToStrangers, check_listen};
 pub use error::{AuthError, SignError};
 pub use grant::{ChannelSet, GRANT_PATTERNS_MAX, Grant, NO_LIMIT, Narrowing, TooManyPatterns};
+pub use patience::{Patience, Policies};
 
 /// Bytes from the system's generator; `None` where it has none.
 fn random<const N: usize>() -> Option<[u8; N]> {

@@ -411,8 +411,12 @@ fn every_fault_of_the_section_is_named() {
         channels: Some(vec!["quotes".into()]),
         depth: Some(20),
         max_rate: Some(0),
+        backlog_bytes: Some(0),
+        overflow: Some(vec!["gap".into(), "drop".into()]),
+        write_stall: Some(Span::millis(0)),
         ..RoleConfig::default()
     };
+    let mute = RoleConfig { symbols: Some(Vec::new()), overflow: Some(Vec::new()), ..RoleConfig::default() };
     let api_key = ApiKeyConfig {
         id: "a b".into(),
         hash: "password".into(),
@@ -426,7 +430,7 @@ fn every_fault_of_the_section_is_named() {
         leeway: Span::seconds(3600),
         default_role: Some("guest".into()),
         keys: vec![weak, none],
-        roles: [("desk".into(), role), ("empty".into(), RoleConfig::default())].into(),
+        roles: [("desk".into(), role), ("empty".into(), RoleConfig::default()), ("mute".into(), mute)].into(),
         api_keys: vec![api_key],
         ..AuthConfig::default()
     };
@@ -442,6 +446,10 @@ fn every_fault_of_the_section_is_named() {
         "auth.roles.desk.channels[0] = \"quotes\": is not a channel; known are ticker, quote",
         "auth.roles.desk.depth = 20: must be 1, 10, 50, or 0",
         "auth.roles.desk.max_rate = 0: must be at least 1",
+        "auth.roles.desk.backlog_bytes = 0: must be at least 1",
+        "auth.roles.desk.overflow[1] = \"drop\": is not an overflow policy; known are gap, disconnect",
+        "auth.roles.desk.write_stall = \"0s\": must be at least 1ms",
+        "auth.roles.mute.overflow: is empty",
         "auth.roles.empty.symbols: is missing",
         "auth.api_keys[0].id = \"a b\": must be",
         "auth.api_keys[0].owner = \"\": must be",

@@ -204,6 +204,7 @@ impl Config {
             ping_interval: timeouts.ping.duration(),
             idle_timeout: timeouts.idle.duration(),
             write_stall_timeout: timeouts.write_stall.duration(),
+            catch_up_timeout: timeouts.catch_up.duration(),
             close_timeout: timeouts.close.duration(),
             outbox_events_max: limits.outbox_events,
             outbox_bytes_max: limits.outbox_bytes,

@@ -79,6 +79,8 @@ pub struct TimeoutsConfig {
     pub idle: Span,
     /// With something waiting that the client does not take (4001).
     pub write_stall: Span,
+    /// For which snapshots and resumed events that wait do not count as a backlog.
+    pub catch_up: Span,
     /// For a close behind a full socket, before it is reset.
     pub close: Span,
     /// Over which a drain spreads its goodbyes; clients come back within it.
@@ -94,6 +96,7 @@ impl Default for TimeoutsConfig {
             ping: Span::seconds(15),
             idle: Span::seconds(45),
             write_stall: Span::seconds(20),
+            catch_up: Span::seconds(30),
             close: Span::seconds(2),
             drain: Span::seconds(5),
         }
@@ -117,10 +120,12 @@ impl TimeoutsConfig {
                 faults.push(Fault::new(format!("timeouts.{name}"), span.to_string(), reason));
             }
         }
-        // No drain at all is a choice: every session is said goodbye at once.
-        if self.drain > TIMEOUT_MAX {
-            let reason = format!("must be at most {TIMEOUT_MAX}");
-            faults.push(Fault::new("timeouts.drain", self.drain.to_string(), reason));
+        // No drain at all is a choice: every session is said goodbye at once. So is no grace.
+        for (name, span) in [("drain", self.drain), ("catch_up", self.catch_up)] {
+            if span > TIMEOUT_MAX {
+                let reason = format!("must be at most {TIMEOUT_MAX}");
+                faults.push(Fault::new(format!("timeouts.{name}"), span.to_string(), reason));
+            }
         }
         if self.idle <= self.ping {
             let reason = format!("must be longer than timeouts.ping, {}: a healthy client answers that", self.ping);
@@ -149,6 +154,9 @@ pub struct LimitsConfig {
     pub outbox_events: usize,
     /// Bytes that wait for one blocked session, before its overflow policy.
     pub outbox_bytes: usize,
+    /// Memory of what waits for all sessions together, in bytes; beyond, those with the most are
+    /// closed (4005).
+    pub outboxes_bytes: usize,
     /// Bytes of answers that wait for one session before its next command is read.
     pub answer_bytes: usize,
     /// Memory for the recent events that `resume` goes on from, in bytes, for all instruments.
@@ -170,6 +178,7 @@ impl Default for LimitsConfig {
             subscriptions: 10_000,
             outbox_events: 4_096,
             outbox_bytes: MIB,
+            outboxes_bytes: GIB,
             answer_bytes: 256 * KIB,
             resume_bytes: 256 * MIB,
         }
@@ -187,6 +196,7 @@ impl LimitsConfig {
         within(faults, "limits.subscriptions", self.subscriptions as usize, 1, 1_000_000);
         within(faults, "limits.outbox_events", self.outbox_events, 16, 16_777_216);
         within(faults, "limits.outbox_bytes", self.outbox_bytes, 64 * KIB, GIB);
+        within(faults, "limits.outboxes_bytes", self.outboxes_bytes, MIB, 1024 * GIB);
         within(faults, "limits.answer_bytes", self.answer_bytes, 16 * KIB, GIB);
         within(faults, "limits.resume_bytes", self.resume_bytes, 0, 1024 * GIB);
     }

@@ -3,15 +3,11 @@
 use super::cohort::{CohortId, Cohorts, Member, RateWindow};
 use super::lane::{Event, Standing, Update};
 use super::stream::Replica;
-use super::subscriber::{CLOSING, JOINING, Join, QUEUED, Selector, SessionId, overlap_flag};
+use super::subscriber::{CLOSING, Join, QUEUED, Selector, SessionId, overlap_flag};
 use super::worker::Fanout;
-use crate::model::{Channel, GapCause, StreamId, StreamKind, Window};
-use crate::wire::command::{Mode, Overflow};
+use crate::model::{Channel, GapCause, Overflow, StreamId, StreamKind, Window};
+use crate::wire::command::Mode;
 use crate::wire::{CloseCode, Format, Frame, Gap, Head, Payload};
-
-/// Outboxes may hold this many times their bound while a session catches up with a snapshot that
-/// it asked for: it is not slow for that.
-const CATCH_UP_FACTOR: usize = 4;
 
 /// An event on its way to `every` sessions.
 struct Parcel<'a> {
@@ -185,6 +181,7 @@ impl Fanout {
                 let sub = &mut self.sessions[member.session as usize];
                 if !sub.is_joining(index) && sub.flags & CLOSING == 0 {
                     sub.join(index, Join::Lost { from, cause, snapshot: true });
+                    self.held.count_stuck(sub);
                     self.streams[at as usize].waiting.push(member.session);
                 }
             }
@@ -254,15 +251,12 @@ impl Fanout {
                         continue;
                     }
                     if sub.flags & QUEUED != 0 {
-                        let factor = if sub.flags & JOINING != 0 { CATCH_UP_FACTOR } else { 1 };
                         // Queued behind an announcement of this turn it is not slow.
-                        let waits = sub.outbox.blocked || sub.outbox.failed;
-                        let full = sub.outbox.events >= self.limits.events_max * factor
-                            || sub.outbox.event_bytes >= self.limits.bytes_max * factor;
-                        if waits && full {
+                        if sub.outbox.is_stuck() && sub.is_full(member.entry, self.now) {
                             overflowing.push(*member);
                         } else {
                             sub.outbox.push(parcel.frame.clone(), true);
+                            self.held.count_stuck(sub);
                             delivered += 1;
                         }
                         continue;
@@ -285,13 +279,14 @@ impl Fanout {
     fn overflow(&mut self, member: Member, parcel: &Parcel<'_>) {
         let sub = &mut self.sessions[member.session as usize];
         match sub.entries[member.entry as usize].options.overflow {
-            Overflow::Gap => {
+            None | Some(Overflow::Gap) => {
                 let cause = GapCause::SlowConsumer;
                 // Owed when its socket is writable: until then no event needs to look at it again.
                 sub.join(parcel.stream.index() as u32, Join::Lost { from: parcel.from, cause, snapshot: false });
+                self.held.count_stuck(sub);
                 self.counts.overflow_gaps += 1;
             }
-            Overflow::Disconnect => {
+            Some(Overflow::Disconnect) => {
                 self.counts.overflow_closes += 1;
                 self.ended.push(member.session);
                 self.end(member.session, CloseCode::SlowConsumer, "outbox full", false);
@@ -403,6 +398,7 @@ impl Fanout {
                 }
                 if sub.flags & QUEUED != 0 {
                     let new = sub.mark_dirty(id.index() as u32);
+                    self.held.count_stuck(sub);
                     self.counts.conflated += u64::from(!new);
                     continue;
                 }

@@ -97,6 +97,7 @@ impl Fanout {
             }
             if sub.flags & QUEUED != 0 {
                 sub.outbox.push(frame.clone(), false);
+                self.held.count_stuck(sub);
                 full.push(session as SessionId);
             } else {
                 if sub.turn.is_empty() {

@@ -3,6 +3,8 @@
 //! A [`Fanout`] is what one worker owns: it takes [`Event`]s, knows who wants them, and writes to
 //! a [`Sink`] what each session is owed. It is pure: no socket, no clock, no task.
 
+mod bounds;
+mod budget;
 mod cohort;
 mod deliver;
 mod entries;
@@ -19,6 +21,8 @@ mod transition;
 mod turn;
 mod worker;
 
+pub use bounds::Bounds;
+pub use budget::{Budget, Shed};
 pub use lane::{BookUpdate, Event, LaneReader, LaneWaker, LaneWriter, Standing, Update, Wake, lane};
 pub use outbox::Sink;
 pub use requests::{BookRequest, Requests};

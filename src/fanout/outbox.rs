@@ -24,6 +24,8 @@ struct Item {
     frame: Frame,
     /// Whether it is an event, as opposed to an answer, a status or a control frame.
     event: bool,
+    /// Whether it is part of a snapshot or resume that the session asked for.
+    asked: bool,
 }
 
 /// A first-in-first-out queue of frames, of which the first may be written in part.
@@ -36,6 +38,8 @@ pub(super) struct Outbox {
     pub(super) event_bytes: usize,
     /// Events that wait.
     pub(super) events: usize,
+    /// Of these, events that the session asked for, and their bytes.
+    asked: (usize, usize),
     /// Bytes of everything else that waits.
     pub(super) control_bytes: usize,
     /// The socket takes nothing now.
@@ -62,14 +66,14 @@ impl Outbox {
 
     pub(super) fn push(&mut self, frame: Frame, event: bool) {
         self.count(&frame, event);
-        self.queue.push_back(Item { frame, event });
+        self.queue.push_back(Item { frame, event, asked: false });
     }
 
     /// Behind the frame that is written in part, before everything else.
     pub(super) fn push_front(&mut self, frame: Frame) {
         self.count(&frame, false);
         let at = usize::from(self.written > 0).min(self.queue.len());
-        self.queue.insert(at, Item { frame, event: false });
+        self.queue.insert(at, Item { frame, event: false, asked: false });
     }
 
     /// The rest of a frame of which `written` bytes are written: it must be finished first.
@@ -88,13 +92,44 @@ impl Outbox {
         }
     }
 
-    /// Forgets everything but a frame that is written in part.
+    /// Frames that wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Events that wait and were asked for, and their bytes.
+    pub(super) const fn asked(&self) -> (usize, usize) {
+        self.asked
+    }
+
+    /// Notes that the events from this place on were asked for; whether there are any.
+    pub(super) fn mark_asked(&mut self, from: usize) -> bool {
+        let mut any = false;
+        for item in self.queue.range_mut(from.min(self.queue.len())..) {
+            if item.event && !item.asked {
+                item.asked = true;
+                self.asked.0 += 1;
+                self.asked.1 += item.frame.len();
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The memory of what waits, shared frames counted as if they were its own.
+    pub(super) fn held(&self) -> usize {
+        self.event_bytes + self.control_bytes + self.queue.len() * size_of::<Item>()
+    }
+
+    /// Forgets everything but a frame that is written in part, and gives its memory back.
     pub(super) fn clear(&mut self) {
         self.queue.truncate(usize::from(self.written > 0));
-        (self.events, self.event_bytes, self.control_bytes) = (0, 0, 0);
+        self.queue.shrink_to(4);
+        (self.events, self.event_bytes, self.control_bytes, self.asked) = (0, 0, 0, (0, 0));
         if let Some(item) = self.queue.front() {
             if item.event {
                 (self.events, self.event_bytes) = (1, item.frame.len());
+                self.asked = if item.asked { (1, item.frame.len()) } else { (0, 0) };
             } else {
                 self.control_bytes = item.frame.len();
             }
@@ -162,6 +197,10 @@ impl Outbox {
                 events += 1;
                 self.events -= 1;
                 self.event_bytes -= item.frame.len();
+                if item.asked {
+                    self.asked.0 -= 1;
+                    self.asked.1 -= item.frame.len();
+                }
             } else {
                 self.control_bytes -= item.frame.len();
             }

@@ -7,12 +7,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::bounds::Bounds;
 use super::cohort::CohortId;
 use super::outbox::Outbox;
 use super::scope::{ScopeId, Scopes};
-use crate::model::{Channel, Depth, GapCause, InstrumentKey, Pattern, StreamKind};
-use crate::wire::Format;
-use crate::wire::command::{Mode, Overflow};
+use crate::model::{Channel, Depth, GapCause, InstrumentKey, Overflow, Pattern, StreamKind};
+use crate::wire::command::Mode;
+use crate::wire::{CloseCode, Format};
 
 /// Index of a session on its worker; used again after the session is closed.
 pub type SessionId = u32;
@@ -38,8 +39,11 @@ pub struct Options {
     pub depth: Depth,
     /// What was said of snapshots; `None` is the default, which is to send them.
     pub snapshot: Option<bool>,
-    /// What happens when the outbox is full; `every` only.
-    pub overflow: Overflow,
+    /// What happens when too much waits; `every` only, a gap where it is `None`.
+    pub overflow: Option<Overflow>,
+    /// Events that may wait for the session before that; `every` only, as many as the session's
+    /// bounds allow where it is `None`.
+    pub backlog: Option<u32>,
 }
 
 impl Options {
@@ -157,6 +161,13 @@ pub(super) struct Subscriber {
     /// What its events come in.
     pub(super) format: Format,
     pub(super) outbox: Outbox,
+    pub(super) bounds: Bounds,
+    /// When something that it asked for was last queued; monotonic ns.
+    pub(super) grace_since: u64,
+    /// What of its memory is in the worker's sum.
+    pub(super) counted: usize,
+    /// Why it is being closed, if it is.
+    pub(super) close: Option<CloseCode>,
     pub(super) grant: Arc<[Pattern]>,
     pub(super) entries: Slab<Entry>,
     pub(super) exact: FxHashMap<(Channel, InstrumentKey), EntryId>,
@@ -169,12 +180,16 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(grant: Arc<[Pattern]>, format: Format) -> Self {
+    pub(super) fn new(grant: Arc<[Pattern]>, format: Format, bounds: Bounds) -> Self {
         Self {
             turn: TurnFrames::new(),
             flags: 0,
             format,
             outbox: Outbox::default(),
+            bounds,
+            grace_since: 0,
+            counted: 0,
+            close: None,
             grant,
             entries: Slab::new(),
             exact: FxHashMap::default(),

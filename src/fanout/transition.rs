@@ -192,7 +192,7 @@ impl Fanout {
     ) -> Option<Frame> {
         let definition = self.store.definition(key)?;
         let entry = &self.sessions[session as usize].entries[effect.entry as usize];
-        let Options { mode, max_rate, depth, .. } = effect.options;
+        let Options { mode, max_rate, depth, overflow, backlog, .. } = effect.options;
         let epoch = self.store.feed_index(key).and_then(|feed| self.store.feed(feed)).map(|feed| &*feed.epoch);
         let accepted = Accepted {
             symbol: definition.id.as_str(),
@@ -201,7 +201,7 @@ impl Fanout {
             epoch: None,
             pattern: matches!(entry.selector, Selector::Pattern { .. }).then_some(&*entry.text),
         };
-        let answer = Subscribed { id: None, channel, mode, max_rate, depth, epoch };
+        let answer = Subscribed { id: None, channel, mode, max_rate, depth, overflow, backlog, epoch };
         Some(answer.write([accepted], [], false))
     }
 
@@ -217,6 +217,7 @@ impl Fanout {
         let Some(rate) = after.options.max_rate else {
             if owed {
                 self.sessions[session as usize].mark_dirty(index);
+                self.recount(session);
             }
             return;
         };
@@ -252,6 +253,7 @@ impl Fanout {
         };
         sub.unmark_dirty(index);
         sub.join(index, join);
+        self.recount(session);
     }
 
     /// An instrument no longer reaches the session by the stream of `before`: nothing of it is
@@ -273,6 +275,7 @@ impl Fanout {
             let to = at.map_or_else(|| self.store.sequence(id), |at| self.streams[at as usize].position);
             self.push_gap(session, id, from, to, cause);
         }
+        self.recount(session);
     }
 
     /// An instrument begins to reach the session.
@@ -293,7 +296,10 @@ impl Fanout {
             .resume_point(id, beginning.resume)
             .map_or(first, |after| Some(Join::Resume { next: after + 1, cause: GapCause::Hub, snapshot: false }));
         match join {
-            Some(join) => self.sessions[session as usize].join(id.index() as u32, join),
+            Some(join) => {
+                self.sessions[session as usize].join(id.index() as u32, join);
+                self.recount(session);
+            }
             // It did not want what a pause of its new cohort still owes the others.
             None => self.note_served(session, id),
         }

@@ -35,6 +35,7 @@ impl Fanout {
     /// Ends a turn at `now`: conflated values are given out, then everyone who was touched is
     /// written to.
     pub fn end_turn(&mut self, now: u64, sink: &mut impl Sink) {
+        self.now = now;
         // In this order: what moved in this turn goes into a pause that ends with it, once.
         self.deliver_latest(now);
         self.deliver_due(now);
@@ -60,6 +61,7 @@ impl Fanout {
         self.turn.touched.extend(late);
         self.turn.joined_of.clear();
         self.turn.joined.clear();
+        self.shed_worst();
     }
 
     /// Forgets the turn's frames; `written` is when the last write returned. To be called once
@@ -79,6 +81,8 @@ impl Fanout {
 
     /// Writes what a session is owed, as far as its socket takes it.
     pub(super) fn flush(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
+        // Without one of these nothing is held, before and after.
+        let flags = self.sessions[session as usize].flags;
         if self.sessions[session as usize].outbox.is_empty() {
             self.write_turn(session, now, sink);
         } else {
@@ -103,6 +107,10 @@ impl Fanout {
             }
             budget = budget.saturating_sub(produced);
             self.drain(session, now, sink);
+        }
+        let sub = &mut self.sessions[session as usize];
+        if (flags | sub.flags) & (QUEUED | JOINING | DIRTY) != 0 {
+            self.held.count(sub);
         }
     }
 
@@ -176,6 +184,7 @@ impl Fanout {
         }
         sub.outbox.block(now);
         sub.flags |= QUEUED;
+        self.held.count(sub);
     }
 
     /// Moves what is owed into the outbox: joins first, then dirty values. How many bytes.
@@ -221,11 +230,17 @@ impl Fanout {
             return;
         };
         let Some(at) = self.stream_slot_at(stream_index as usize, sub.format) else { return };
+        // What follows a gap that the session itself is to blame for was not asked for.
+        let asked = !matches!(join, Join::Lost { cause: GapCause::SlowConsumer, .. });
+        let queued = self.sessions[session as usize].outbox.len();
         let served = match join {
             Join::Snapshot => self.serve_snapshot(session, at),
             Join::Resume { next, cause, snapshot } => self.serve_resume(session, at, next, cause, snapshot),
             Join::Lost { from, cause, snapshot } => self.serve_lost(session, at, from, cause, snapshot),
         };
+        if asked {
+            self.grant_grace(session, queued);
+        }
         match served {
             Served::Whole => {
                 self.sessions[session as usize].take_join(stream_index);
@@ -283,6 +298,7 @@ impl Fanout {
             let sub = &mut self.sessions[session as usize];
             sub.outbox.push(frame, true);
             sub.flags |= QUEUED;
+            self.held.count_stuck(sub);
         }
     }
 

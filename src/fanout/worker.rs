@@ -6,6 +6,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use super::bounds::Bounds;
+use super::budget::{Budget, Held, Shed};
 use super::cohort::{CohortId, Cohorts};
 use super::feeds::Told;
 use super::outbox::Sink;
@@ -49,6 +51,12 @@ pub struct Counts {
     pub overflow_gaps: u64,
     /// Full outboxes whose session was closed.
     pub overflow_closes: u64,
+    /// Sessions closed because too many answers waited.
+    pub answer_closes: u64,
+    /// Sessions closed because the hub's budget was exceeded.
+    pub shed: u64,
+    /// Bytes that they held.
+    pub shed_bytes: u64,
     /// Requests that found a feed thread's mailbox full.
     pub requests_full: u64,
     /// Events encoded here that their format could not hold.
@@ -68,6 +76,10 @@ pub struct Holdings {
     pub blocked: usize,
     /// Bytes that wait in all outboxes.
     pub outbox_bytes: usize,
+    /// Bytes that wait in the fullest one.
+    pub outbox_bytes_most: usize,
+    /// Sessions for which something waits that they asked for and are not judged by.
+    pub in_grace: usize,
 }
 
 /// The latencies that a worker measures.
@@ -119,6 +131,12 @@ pub struct Fanout {
     pub(super) again: Vec<SessionId>,
     /// Sessions that their full outbox has ended.
     pub(super) ended: Vec<SessionId>,
+    /// What the sessions hold, and the hub's budget for it.
+    pub(super) held: Held,
+    pub(super) budget: Option<Arc<Budget>>,
+    pub(super) shed: Vec<Shed>,
+    /// When the last turn or write was; monotonic ns.
+    pub(super) now: u64,
     pub(super) counts: Counts,
     pub(super) latencies: Option<Latencies>,
 }
@@ -151,6 +169,10 @@ impl Fanout {
             turn: Turn::default(),
             again: Vec::new(),
             ended: Vec::new(),
+            held: Held::default(),
+            budget: None,
+            shed: Vec::new(),
+            now: 0,
             counts: Counts::default(),
             latencies,
         };
@@ -167,7 +189,7 @@ impl Fanout {
 
     /// Opens a session that may see what `grant` selects, and gets events in `format`.
     pub fn open(&mut self, grant: Arc<[Pattern]>, format: Format) -> SessionId {
-        self.sessions.insert(Subscriber::new(grant, format)) as SessionId
+        self.sessions.insert(Subscriber::new(grant, format, Bounds::of(&self.limits))) as SessionId
     }
 
     /// Forgets a session and all that it holds.
@@ -179,7 +201,7 @@ impl Fanout {
         for entry in entries {
             self.remove_entry(session, entry);
         }
-        self.sessions.remove(session as usize);
+        self.held.forget(&self.sessions.remove(session as usize));
         self.turn.touched.retain(|s| *s != session);
         self.again.retain(|s| *s != session);
     }
@@ -191,6 +213,7 @@ impl Fanout {
         if sub.flags & CLOSING == 0 {
             sub.outbox.push(frame, false);
             sub.flags |= QUEUED;
+            self.held.count_stuck(sub);
             self.bound_control(session);
         }
     }
@@ -200,6 +223,7 @@ impl Fanout {
     pub(super) fn bound_control(&mut self, session: SessionId) {
         let outbox = &self.sessions[session as usize].outbox;
         if outbox.blocked && outbox.control_bytes > CONTROL_BYTES_MAX {
+            self.counts.answer_closes += 1;
             self.ended.push(session);
             self.end(session, CloseCode::SlowConsumer, "too many answers wait", false);
         }
@@ -222,6 +246,7 @@ impl Fanout {
         if sub.flags & CLOSING == 0 {
             sub.outbox.push_front(frame);
             sub.flags |= QUEUED;
+            self.held.count_stuck(sub);
         }
     }
 
@@ -235,11 +260,13 @@ impl Fanout {
         if !flush || sub.outbox.blocked {
             sub.outbox.clear();
         }
-        sub.turn.clear();
+        sub.turn = super::subscriber::TurnFrames::new();
         sub.joins = None;
         sub.dirty = None;
         sub.outbox.push(close_frame(code, reason), false);
         sub.flags = CLOSING | QUEUED;
+        sub.close = Some(code);
+        self.held.count(sub);
     }
 
     /// Whether more commands of a session may be taken: not while the answers to earlier ones
@@ -268,10 +295,16 @@ impl Fanout {
         self.sessions.get(session as usize).is_none_or(|sub| sub.flags & CLOSING != 0 && sub.outbox.is_empty())
     }
 
-    /// Whether the session was ended because its outbox was full.
+    /// Whether the session is being closed, be it because its outbox was full.
     #[must_use]
     pub fn overflow_closed(&self, session: SessionId) -> bool {
-        self.sessions.get(session as usize).is_some_and(|sub| sub.flags & CLOSING != 0)
+        self.close_code(session).is_some()
+    }
+
+    /// The code that the session is being closed with, if it is.
+    #[must_use]
+    pub fn close_code(&self, session: SessionId) -> Option<CloseCode> {
+        self.sessions.get(session as usize)?.close
     }
 
     /// Whether the session's socket failed.
@@ -317,6 +350,7 @@ impl Fanout {
             let sub = &mut self.sessions[session as usize];
             if !sub.is_joining(index) {
                 sub.mark_dirty(index);
+                self.held.count_stuck(sub);
             }
         }
     }
@@ -334,7 +368,10 @@ impl Fanout {
         for (_, sub) in &self.sessions {
             holdings.entries += sub.entries.len();
             holdings.blocked += usize::from(sub.outbox.blocked);
-            holdings.outbox_bytes += sub.outbox.event_bytes + sub.outbox.control_bytes;
+            let bytes = sub.outbox.event_bytes + sub.outbox.control_bytes;
+            holdings.outbox_bytes += bytes;
+            holdings.outbox_bytes_most = holdings.outbox_bytes_most.max(bytes);
+            holdings.in_grace += usize::from(sub.in_grace(self.now));
         }
         holdings
     }
@@ -451,8 +488,10 @@ impl Fanout {
 
     /// Runs `f` for a socket that has become writable, or a session that has something queued.
     pub fn write(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
+        self.now = now;
         if self.sessions.contains(session as usize) {
             self.flush(session, now, sink);
+            self.shed_worst();
         }
     }
 }

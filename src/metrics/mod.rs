@@ -80,6 +80,12 @@ metric_names! {
     OUTBOX_BYTES_MAX = "tickhub_outbox_session_bytes_max", Gauge, "Bound of the bytes waiting for one session";
     OUTBOX_EVENTS_MAX = "tickhub_outbox_session_events_max", Gauge, "Bound of the events waiting for one session";
     OUTBOX_OVERFLOWS = "tickhub_outbox_overflows_total", Counter, "Times that a session's outbox was full and its overflow policy applied, by policy";
+    OUTBOX_BYTES_MOST = "tickhub_outbox_bytes_most", Gauge, "Bytes waiting for the fullest socket, by worker";
+    OUTBOX_GRACE = "tickhub_outbox_grace_sessions", Gauge, "Sessions that catch up with what they asked for and are not judged by it, by worker";
+    OUTBOX_MEMORY = "tickhub_outbox_memory_bytes", Gauge, "Memory of what waits for full sockets as the budget counts it, by worker";
+    OUTBOX_MEMORY_MAX = "tickhub_outbox_memory_bytes_max", Gauge, "The budget, bound of the sum of tickhub_outbox_memory_bytes";
+    OUTBOX_SHED_BYTES = "tickhub_outbox_shed_bytes_total", Counter, "Bytes given back by closing sessions for the budget";
+    SLOW_CLOSES = "tickhub_slow_closes_total", Counter, "Sessions closed for what waited for them, by cause";
     COMMANDS = "tickhub_commands_total", Counter, "Commands of sessions, by operation";
     COMMAND_ERRORS = "tickhub_command_errors_total", Counter, "Commands refused, by code";
     AUTH_REFUSED = "tickhub_auth_refusals_total", Counter, "Credentials refused, by reason";

@@ -5,6 +5,7 @@ mod channel;
 mod decimal;
 mod event;
 mod instrument;
+mod overflow;
 
 pub use book::{BOOK_LEVELS_MAX, Book, BookFault, Window};
 pub use channel::{Channel, Depth, StreamId, StreamKind};
@@ -15,3 +16,4 @@ pub use event::{
 pub use instrument::{
     IdError, InstrumentDefinition, InstrumentId, InstrumentKey, Pattern, SYMBOL_BYTES_MAX, VENUE_BYTES_MAX, check_venue,
 };
+pub use overflow::Overflow;

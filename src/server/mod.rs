@@ -271,6 +271,7 @@ fn epoch() -> anyhow::Result<String> {
 fn show_bounds(config: &Config, registry: &Registry) {
     registry.gauge(metrics::SESSIONS_MAX, &[]).set(config.limits.sessions as f64);
     registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
+    registry.gauge(metrics::OUTBOX_MEMORY_MAX, &[]).set(config.limits.outboxes_bytes as f64);
     registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
 }
 

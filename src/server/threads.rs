@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::config::Config;
-use crate::fanout::{Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
+use crate::fanout::{Budget, Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
 use crate::ingest::Ingest;
 use crate::limits::{FEED_REQUESTS_MAX, LANE_EVENTS_MAX};
 use crate::metrics::{self, Registry};
@@ -126,6 +126,7 @@ pub(super) fn start_workers(
 ) -> anyhow::Result<(Vec<WorkerDoor>, Vec<JoinHandle<()>>)> {
     let (mut doors, mut handles) = (Vec::new(), Vec::new());
     let session = Arc::new(config.session());
+    let budget = Budget::new(config.limits.outboxes_bytes, joints.readers.len());
     for (worker, (lanes, wake)) in joints.readers.drain(..).zip(joints.wakes.drain(..)).enumerate() {
         let (handovers, receiver) = mpsc::channel(HANDOVERS_MAX);
         doors.push(WorkerDoor { handovers, sessions: Arc::default() });
@@ -139,8 +140,10 @@ pub(super) fn start_workers(
         let stage = |stage| common.registry.histogram(metrics::LATENCY, &[("stage", stage)]);
         let latencies = Latencies { lane_write: stage("lane_write"), receive_write: stage("receive_write") };
         let store = Arc::clone(&common.store);
+        let mut fanout = Fanout::new(worker, store, outbox, mailboxes, Some(latencies));
+        fanout.share(Arc::clone(&budget));
         let parts = WorkerParts {
-            fanout: Fanout::new(worker, store, outbox, mailboxes, Some(latencies)),
+            fanout,
             lanes,
             wake,
             handovers: receiver,

@@ -3,7 +3,7 @@
 use crate::auth::{AuthError, Grant};
 use crate::fanout::{Fanout, Match, Options, SymbolFault};
 use crate::metrics::{self, Counter, Registry};
-use crate::model::Channel;
+use crate::model::{Channel, Overflow};
 use crate::wire::ErrorCode;
 use crate::wire::answer::{Accepted, Rejected, Subscribed, Unsubscribed};
 use crate::wire::command::{Command, CommandId, Mode, Subscribe, Unsubscribe};
@@ -14,6 +14,7 @@ use super::machine::{Now, Session};
 #[derive(Debug)]
 pub struct Meters {
     commands: [Counter; 4],
+    stalls: Counter,
     errors: [Counter; ErrorCode::ALL.len()],
     registry: std::sync::Arc<Registry>,
 }
@@ -25,6 +26,7 @@ impl Meters {
         Self {
             commands: ["auth", "subscribe", "unsubscribe", "ping"]
                 .map(|op| registry.counter(metrics::COMMANDS, &[("op", op)])),
+            stalls: registry.counter(metrics::SLOW_CLOSES, &[("cause", "stall")]),
             errors: ErrorCode::ALL.map(|code| registry.counter(metrics::COMMAND_ERRORS, &[("code", code.as_str())])),
             registry: std::sync::Arc::clone(registry),
         }
@@ -40,6 +42,10 @@ impl Meters {
         self.commands[index].increment(1);
     }
 
+    pub(super) fn stalled(&self) {
+        self.stalls.increment(1);
+    }
+
     pub(super) fn error(&self, code: ErrorCode) {
         if let Some(counter) = ErrorCode::ALL.iter().position(|c| *c == code).and_then(|at| self.errors.get(at)) {
             counter.increment(1);
@@ -53,7 +59,7 @@ impl Meters {
 }
 
 /// What a grant leaves of the options asked for; `None` where it refuses the channel or mode.
-pub(super) fn clamp(grant: &Grant, channel: Channel, asked: Options) -> Option<Options> {
+pub(super) fn clamp(grant: &Grant, backlog_max: u32, channel: Channel, asked: Options) -> Option<Options> {
     if !grant.allows_channel(channel) || (asked.mode == Mode::Every && !grant.allows_every(channel)) {
         return None;
     }
@@ -61,7 +67,12 @@ pub(super) fn clamp(grant: &Grant, channel: Channel, asked: Options) -> Option<O
         Mode::Latest => grant.effective_rate(asked.max_rate),
         Mode::Every => None,
     };
-    Some(Options { max_rate, depth: grant.effective_depth(asked.depth), ..asked })
+    let judged = asked.mode == Mode::Every && channel != Channel::Status;
+    // The default is not worth a word, unless it was asked for.
+    let overflow = judged.then(|| grant.patience().overflow.effective(asked.overflow));
+    let overflow = overflow.filter(|policy| asked.overflow.is_some() || *policy != Overflow::Gap);
+    let backlog = asked.backlog.map(|backlog| backlog.min(backlog_max));
+    Some(Options { max_rate, depth: grant.effective_depth(asked.depth), overflow, backlog, ..asked })
 }
 
 impl Session {
@@ -80,8 +91,9 @@ impl Session {
             depth: subscribe.depth,
             snapshot: subscribe.snapshot,
             overflow: subscribe.overflow,
+            backlog: subscribe.backlog,
         };
-        let Some(options) = clamp(grant, channel, asked) else {
+        let Some(options) = clamp(grant, self.backlog_max(grant), channel, asked) else {
             let message = if grant.allows_channel(channel) {
                 "the grant limits the rate, so this channel may only be had in mode \"latest\""
             } else {
@@ -148,8 +160,8 @@ impl Session {
             code: fault.code(),
             message,
         });
-        let Options { mode, max_rate, depth, .. } = options;
-        let answer = Subscribed { id, channel, mode, max_rate, depth, epoch };
+        let Options { mode, max_rate, depth, overflow, backlog, .. } = options;
+        let answer = Subscribed { id, channel, mode, max_rate, depth, overflow, backlog, epoch };
         let mut frames = Vec::new();
         answer.split(accepted, rejected, |frame| frames.push(frame));
         for frame in frames {

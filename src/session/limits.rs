@@ -30,6 +30,8 @@ pub struct SessionConfig {
     pub idle_timeout: Duration,
     /// Time in which a socket takes nothing while something waits before 4001.
     pub write_stall_timeout: Duration,
+    /// Time for which snapshots and resumed events that wait do not count as a backlog.
+    pub catch_up_timeout: Duration,
     /// Time that a close frame is tried for before the socket is reset.
     pub close_timeout: Duration,
     /// Events that may wait for one session's full socket before its overflow policy applies.
@@ -51,6 +53,7 @@ impl Default for SessionConfig {
             ping_interval: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(45),
             write_stall_timeout: Duration::from_secs(20),
+            catch_up_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(2),
             outbox_events_max: 4096,
             outbox_bytes_max: 1024 * 1024,

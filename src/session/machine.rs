@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use super::admission::Admission;
 use super::commands::Meters;
 use super::limits::{BAD_MESSAGES_MAX, Bucket, Faults, RATE_LIMITED_MAX, SessionConfig};
-use crate::auth::{AuthError, Principal};
-use crate::fanout::{Fanout, SessionId};
+use crate::auth::{AuthError, Grant, Principal};
+use crate::fanout::{Bounds, Fanout, SessionId};
 use crate::model::UnixNanos;
 use crate::time::duration_ns;
 use crate::wire::answer::{self, Welcome, WelcomeLimits};
@@ -69,6 +69,8 @@ pub struct Session {
     bucket: Bucket,
     bad: Faults,
     limited: Faults,
+    /// How long its socket may take nothing, in ns.
+    write_stall: u64,
     seen: u64,
     ping_due: u64,
     auth_due: u64,
@@ -99,6 +101,7 @@ impl Session {
             url,
             bad: Faults::default(),
             limited: Faults::default(),
+            write_stall: duration_ns(config.write_stall_timeout),
             seen: now.mono,
             ping_due: now.mono + duration_ns(config.ping_interval),
             auth_due: now.mono + duration_ns(config.authentication_timeout),
@@ -266,6 +269,7 @@ impl Session {
         }
         fanout.regrant(self.id, grant.symbols_shared(), &|_, options| Some(options));
         self.set_expiry(principal.expires, now);
+        self.set_patience(fanout, grant);
         let commands_per_second = grant.commands_per_second().min(self.config.commands_per_second);
         self.bucket.set_rate(commands_per_second);
         if let Some(id) = answered {
@@ -280,6 +284,7 @@ impl Session {
                 subscriptions: grant.subscriptions().min(self.config.subscriptions_max) as usize,
                 max_rate: grant.max_rate(),
                 depth: grant.depth(),
+                backlog: self.backlog_max(grant),
             },
         };
         fanout.answer(self.id, welcome.frame());
@@ -307,8 +312,9 @@ impl Session {
                 fanout.learn_new_feeds();
                 fanout.answer(self.id, answer::ok(id, principal.expires));
                 if principal.grant != held.grant {
-                    let grant = Arc::clone(&principal.grant);
-                    let clamp = move |channel, options| super::commands::clamp(&grant, channel, options);
+                    self.set_patience(fanout, &principal.grant);
+                    let (grant, backlog_max) = (Arc::clone(&principal.grant), self.backlog_max(&principal.grant));
+                    let clamp = move |channel, options| super::commands::clamp(&grant, backlog_max, channel, options);
                     fanout.regrant(self.id, principal.grant.symbols_shared(), &clamp);
                 }
                 Some(principal)
@@ -324,6 +330,30 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// How slow the session may be from now on: what the grant allows, within the hub's own bounds.
+    fn set_patience(&mut self, fanout: &mut Fanout, grant: &Grant) {
+        let (patience, config) = (grant.patience(), &self.config);
+        self.write_stall = duration_ns(patience.write_stall.min(config.write_stall_timeout));
+        let bounds = Bounds {
+            events_max: patience.backlog_events.min(config.outbox_events_max),
+            bytes_max: patience.backlog_bytes.min(config.outbox_bytes_max),
+            catch_up_ns: duration_ns(patience.catch_up.min(config.catch_up_timeout)),
+        };
+        fanout.set_bounds(self.id, bounds);
+    }
+
+    /// Events that may wait for the session at most.
+    pub(super) fn backlog_max(&self, grant: &Grant) -> u32 {
+        let most = grant.patience().backlog_events.min(self.config.outbox_events_max);
+        u32::try_from(most).unwrap_or(u32::MAX)
+    }
+
+    /// How long its socket may take nothing while something waits, in ns.
+    #[must_use]
+    pub const fn write_stall_ns(&self) -> u64 {
+        self.write_stall
     }
 
     fn set_expiry(&mut self, expires: Option<UnixNanos>, now: Now) {
@@ -374,13 +404,14 @@ impl Session {
         if self.closed.is_some() {
             return true;
         }
-        if fanout.overflow_closed(self.id) {
-            self.closed = Some(CloseCode::SlowConsumer);
+        if let Some(code) = fanout.close_code(self.id) {
+            self.closed = Some(code);
             self.close_due = now.mono.saturating_add(duration_ns(self.config.close_timeout));
             return true;
         }
-        let stall = duration_ns(self.config.write_stall_timeout);
+        let stall = self.write_stall;
         if fanout.blocked_since(self.id).is_some_and(|since| now.mono.saturating_sub(since) >= stall) {
+            self.meters.stalled();
             self.end(fanout, CloseCode::SlowConsumer, "nothing was read in time", now);
         } else if now.mono.saturating_sub(self.seen) >= duration_ns(self.config.idle_timeout) {
             self.end(fanout, CloseCode::HeartbeatTimeout, "no sign of life", now);
@@ -406,9 +437,7 @@ impl Session {
             return self.close_due;
         }
         let idle = self.seen + duration_ns(self.config.idle_timeout);
-        let stall = fanout
-            .blocked_since(self.id)
-            .map_or(u64::MAX, |since| since + duration_ns(self.config.write_stall_timeout));
+        let stall = fanout.blocked_since(self.id).map_or(u64::MAX, |since| since.saturating_add(self.write_stall));
         let auth = if matches!(self.state, State::In { .. }) { u64::MAX } else { self.auth_due };
         idle.min(stall).min(auth).min(self.expiry_due).min(self.ping_due)
     }

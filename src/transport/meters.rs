@@ -21,6 +21,8 @@ pub struct WorkerMeters {
     gapped: [Counter; 3],
     overflow_gaps: Counter,
     overflow_closes: Counter,
+    closes: [Counter; 3],
+    shed_bytes: Counter,
     requests_full: Counter,
     unfit: Counter,
     sessions: Gauge,
@@ -28,6 +30,9 @@ pub struct WorkerMeters {
     streams: Gauge,
     blocked_sessions: Gauge,
     outbox_bytes: Gauge,
+    outbox_bytes_most: Gauge,
+    in_grace: Gauge,
+    memory_bytes: Gauge,
 }
 
 impl WorkerMeters {
@@ -40,6 +45,7 @@ impl WorkerMeters {
         let by = [("transport", transport)];
         let at = [("worker", worker.as_str())];
         let gap = |cause: GapCause| registry.counter(metrics::GAPPED, &[("cause", cause.as_str())]);
+        let close = |cause| registry.counter(metrics::SLOW_CLOSES, &[("cause", cause)]);
         let overflow = |policy| registry.counter(metrics::OUTBOX_OVERFLOWS, &[("policy", policy)]);
         Self {
             registry: Arc::clone(registry),
@@ -53,6 +59,8 @@ impl WorkerMeters {
             gapped: [GapCause::SlowConsumer, GapCause::Upstream, GapCause::Hub].map(gap),
             overflow_gaps: overflow("gap"),
             overflow_closes: overflow("disconnect"),
+            closes: ["backlog", "answers", "budget"].map(close),
+            shed_bytes: registry.counter(metrics::OUTBOX_SHED_BYTES, &[]),
             requests_full: registry.counter(metrics::FEED_REQUESTS_FULL, &[]),
             unfit: registry.counter(metrics::BINARY_UNFIT, &[]),
             sessions: registry.gauge(metrics::SESSIONS, &[("transport", transport), ("worker", &worker)]),
@@ -60,6 +68,9 @@ impl WorkerMeters {
             streams: registry.gauge(metrics::STREAMS, &at),
             blocked_sessions: registry.gauge(metrics::OUTBOX_BLOCKED, &at),
             outbox_bytes: registry.gauge(metrics::OUTBOX_BYTES, &at),
+            outbox_bytes_most: registry.gauge(metrics::OUTBOX_BYTES_MOST, &at),
+            in_grace: registry.gauge(metrics::OUTBOX_GRACE, &at),
+            memory_bytes: registry.gauge(metrics::OUTBOX_MEMORY, &at),
         }
     }
 
@@ -85,6 +96,10 @@ impl WorkerMeters {
         }
         self.overflow_gaps.increment(counts.overflow_gaps);
         self.overflow_closes.increment(counts.overflow_closes);
+        for (counter, count) in self.closes.iter().zip([counts.overflow_closes, counts.answer_closes, counts.shed]) {
+            counter.increment(count);
+        }
+        self.shed_bytes.increment(counts.shed_bytes);
         self.requests_full.increment(counts.requests_full);
         self.unfit.increment(counts.unfit);
     }
@@ -95,5 +110,11 @@ impl WorkerMeters {
         self.streams.set(holdings.streams as f64);
         self.blocked_sessions.set(holdings.blocked as f64);
         self.outbox_bytes.set(holdings.outbox_bytes as f64);
+        self.outbox_bytes_most.set(holdings.outbox_bytes_most as f64);
+        self.in_grace.set(holdings.in_grace as f64);
+    }
+
+    pub(super) fn held(&self, bytes: usize) {
+        self.memory_bytes.set(bytes as f64);
     }
 }

@@ -4,6 +4,7 @@
 mod door;
 mod handover;
 mod meters;
+mod shedding;
 mod worker;
 
 pub mod websocket;

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
+use super::shedding::Shedding;
 use super::websocket;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
@@ -92,6 +93,7 @@ pub(super) struct State {
     pub(super) read_buffer: Vec<u8>,
     lanes: Vec<LaneReader>,
     meters: WorkerMeters,
+    shedding: Shedding,
 }
 
 /// Live sessions by their index on the worker.
@@ -101,7 +103,6 @@ pub(super) struct Sockets {
     sockets: Vec<Option<Rc<Socket>>>,
     /// When each session's next deadline is; `u64::MAX` where there is none.
     due: Vec<u64>,
-    write_stall_ns: u64,
     now: u64,
 }
 
@@ -130,6 +131,7 @@ impl Sockets {
     #[cold]
     fn not_whole(&mut self, session: SessionId, result: &io::Result<usize>) {
         let Some(Some(socket)) = self.sockets.get(session as usize) else { return };
+        let Some(Some(live)) = self.live.get(session as usize) else { return };
         match result {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -142,7 +144,7 @@ impl Sockets {
         }
         socket.nudge.notify_one();
         let due = &mut self.due[session as usize];
-        *due = (*due).min(self.now.saturating_add(self.write_stall_ns));
+        *due = (*due).min(self.now.saturating_add(live.session.write_stall_ns()));
     }
 
     /// Has the session's task look at it again.
@@ -249,11 +251,15 @@ impl State {
             self.sockets.now = now;
             self.fanout.end_turn(now, &mut self.sockets);
             self.fanout.close_turn(time::mono());
-            for session in self.fanout.take_ended() {
-                self.sockets.nudge(session);
-            }
+            self.nudge_ended();
         }
         events >= TURN_EVENTS_MAX || self.fanout.has_work()
+    }
+
+    fn nudge_ended(&mut self) {
+        for session in self.fanout.take_ended() {
+            self.sockets.nudge(session);
+        }
     }
 
     fn idle(&self) -> bool {
@@ -283,7 +289,11 @@ impl State {
                 self.sockets.nudge(index as SessionId);
             }
         }
+        self.fanout.keep_budget(now.mono);
+        self.nudge_ended();
+        self.shedding.look(&mut self.fanout, now.mono);
         self.meters.publish(&self.fanout.take_counts());
+        self.meters.held(self.fanout.held_bytes());
     }
 
     /// Tells the sessions below `until` to come back later; how many are left.
@@ -317,16 +327,11 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
-            sockets: Sockets {
-                live: Vec::new(),
-                sockets: Vec::new(),
-                due: Vec::new(),
-                write_stall_ns: time::duration_ns(session.write_stall_timeout),
-                now: 0,
-            },
+            sockets: Sockets { live: Vec::new(), sockets: Vec::new(), due: Vec::new(), now: 0 },
             read_buffer: vec![0; READ_BYTES],
             lanes,
             meters: worker_meters,
+            shedding: Shedding::default(),
         }),
         config: session,
         session_meters: meters,

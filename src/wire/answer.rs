@@ -4,7 +4,7 @@
 use super::command::{CommandId, Mode, Refusal};
 use super::frame::{Frame, Scratch};
 use super::json::{push_integer, push_member, push_string, push_time};
-use crate::model::{Channel, Depth, InstrumentKey, UnixNanos};
+use crate::model::{Channel, Depth, InstrumentKey, Overflow, UnixNanos};
 
 use super::ErrorCode;
 
@@ -67,6 +67,8 @@ pub struct WelcomeLimits {
     pub max_rate: Option<u32>,
     /// Deepest book.
     pub depth: Depth,
+    /// Events that may wait for the session before an overflow policy applies.
+    pub backlog: u32,
 }
 
 impl Welcome<'_> {
@@ -83,6 +85,7 @@ impl Welcome<'_> {
             push_integer(out, b",\"subscriptions\":", limits.subscriptions);
             push_rate(out, limits.max_rate);
             push_integer(out, b",\"depth\":", limits.depth.wire());
+            push_integer(out, b",\"backlog\":", limits.backlog);
             out.push(b'}');
         })
     }
@@ -101,6 +104,10 @@ pub struct Subscribed<'a> {
     pub max_rate: Option<u32>,
     /// The depth in effect; looked at for `book` only.
     pub depth: Depth,
+    /// The policy in effect, where it was asked for or is another than the default.
+    pub overflow: Option<Overflow>,
+    /// The backlog in effect, where one was asked for.
+    pub backlog: Option<u32>,
     /// The epoch of every entry that has none of its own; left out where there is none.
     pub epoch: Option<&'a str>,
 }
@@ -146,6 +153,12 @@ impl Subscribed<'_> {
             push_rate(out, self.max_rate);
             if self.channel == Channel::Book {
                 push_integer(out, b",\"depth\":", self.depth.wire());
+            }
+            if let Some(overflow) = self.overflow {
+                push_member(out, b",\"overflow\":", overflow.as_str());
+            }
+            if let Some(backlog) = self.backlog {
+                push_integer(out, b",\"backlog\":", backlog);
             }
             if let Some(epoch) = self.epoch {
                 push_member(out, b",\"epoch\":", epoch);
@@ -343,13 +356,14 @@ mod tests {
             subscriptions: 100,
             max_rate: Some(10),
             depth: Depth::All,
+            backlog: 4096,
         };
         let mut welcome = Welcome { session: "s1", token_expires: Some(AT), limits };
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
             text(&welcome.frame()),
             format!(
-                r#"{{"op":"welcome","session":"s1","server":"tickhub/{version}","token_expires":"1700000000000000000","limits":{{"message_bytes":65536,"commands_per_second":20,"subscriptions":100,"max_rate":10,"depth":0}}}}"#
+                r#"{{"op":"welcome","session":"s1","server":"tickhub/{version}","token_expires":"1700000000000000000","limits":{{"message_bytes":65536,"commands_per_second":20,"subscriptions":100,"max_rate":10,"depth":0,"backlog":4096}}}}"#
             )
         );
         welcome.token_expires = None;
@@ -367,6 +381,8 @@ mod tests {
             mode: Mode::Latest,
             max_rate: Some(10),
             depth: Depth::Ten,
+            overflow: None,
+            backlog: None,
             epoch: Some("e1"),
         };
         let matched = Accepted { pattern: Some("SIM:*"), ..accepted("SIM:AAA-USD", 7) };
@@ -375,12 +391,13 @@ mod tests {
             r#"{"op":"subscribed","id":2,"channel":"quote","mode":"latest","max_rate":10,"epoch":"e1","accepted":[{"symbol":"SIM:AAA-USD","iid":7,"seq":41,"pattern":"SIM:*"}],"rejected":[{"symbol":"X:Y","code":"not_entitled","message":"no \"X\""}]}"#
         );
         (answer.id, answer.channel, answer.mode, answer.max_rate) = (None, Channel::Book, Mode::Every, None);
+        (answer.overflow, answer.backlog) = (Some(Overflow::Disconnect), Some(100));
         let other = Accepted { epoch: Some("e2"), ..accepted("B:C", 8) };
         assert_eq!(
             text(&answer.write([accepted("A:B", 7), other], [], true)),
-            r#"{"op":"subscribed","channel":"book","mode":"every","depth":10,"epoch":"e1","accepted":[{"symbol":"A:B","iid":7,"seq":41},{"symbol":"B:C","iid":8,"seq":41,"epoch":"e2"}],"rejected":[],"more":true}"#
+            r#"{"op":"subscribed","channel":"book","mode":"every","depth":10,"overflow":"disconnect","backlog":100,"epoch":"e1","accepted":[{"symbol":"A:B","iid":7,"seq":41},{"symbol":"B:C","iid":8,"seq":41,"epoch":"e2"}],"rejected":[],"more":true}"#
         );
-        (answer.channel, answer.epoch) = (Channel::Status, None);
+        (answer.channel, answer.epoch, answer.overflow, answer.backlog) = (Channel::Status, None, None, None);
         assert_eq!(
             text(&answer.write([Accepted { seq: None, ..accepted("A:B", 7) }], [], false)),
             r#"{"op":"subscribed","channel":"status","mode":"every","accepted":[{"symbol":"A:B","iid":7}],"rejected":[]}"#
@@ -409,6 +426,8 @@ mod tests {
             mode: Mode::Every,
             max_rate: None,
             depth: Depth::Ten,
+            overflow: None,
+            backlog: None,
             epoch: None,
         };
         for (good, faulty, messages) in [(0, 0, 1), (250, 0, 1), (251, 0, 2), (0, 251, 2), (249, 1, 1), (600, 300, 4)] {

@@ -9,11 +9,11 @@ from model import MODES
 from tokens import claims
 
 CHANNELS = set(MODES)
-LIMITS = {"message_bytes": 65536, "commands_per_second": 100, "subscriptions": 200, "max_rate": None, "depth": 0}
+LIMITS = {"message_bytes": 65536, "commands_per_second": 100, "subscriptions": 200, "max_rate": None, "depth": 0, "backlog": 4096}
 BUFFER = 128 * 1024
 COMMON = {"op", "id"}
 MEMBERS = {"auth": {"token"}, "ping": set(), "unsubscribe": {"channel", "symbols"},
-           "subscribe": {"channel", "symbols", "mode", "max_rate", "depth", "snapshot", "overflow", "resume"}}
+           "subscribe": {"channel", "symbols", "mode", "max_rate", "depth", "snapshot", "overflow", "backlog", "resume"}}
 
 
 class Fault(Exception):
@@ -185,6 +185,8 @@ class FakeSession:
         bad = "max_rate" in msg and (mode != "latest" or type(rate) not in (int, float) or rate <= 0)
         bad |= "depth" in msg and (channel != "book" or type(depth) is not int or depth not in (0, 1, 10, 50))
         bad |= type(msg.get("snapshot", True)) is not bool
+        backlog = msg.get("backlog", 1)
+        bad |= "backlog" in msg and (mode != "every" or channel == "status" or type(backlog) is not int or backlog < 1)
         bad |= "overflow" in msg and (mode != "every" or msg["overflow"] not in ("gap", "disconnect"))
         if "resume" in msg:
             bad |= mode != "every" or not isinstance(resume, dict) or set(resume) != {"epoch", "seq"} \

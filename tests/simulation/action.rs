@@ -53,6 +53,7 @@ pub(crate) struct Subscribe {
     pub(crate) depth: Option<u32>,
     pub(crate) snapshot: Option<bool>,
     pub(crate) overflow: Option<&'static str>,
+    pub(crate) backlog: Option<u32>,
     pub(crate) resume: Option<ResumeFrom>,
 }
 

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use tickhub::fanout::OutboxLimits;
+
 use crate::action::{INSTRUMENTS, Subscribe, VENUES};
 use crate::client::{
     BOOK_CHANNEL, CHANNELS, Client, Context, Entry, Facts, ResumePoint, STATUS, Sent, What, channel_index, kind,
     same_stream, venue_of,
 };
 use crate::grants::{Allowed, is_malformed, is_pattern, matches};
+use crate::ladder::clamp_ladder;
 use crate::message::Message;
 use crate::stream::{Check, Options, Stream, ensure};
 use crate::truth::DEPTHS;
 
 /// What a `subscribe` must be answered with, before its symbols are looked at.
-fn judge(command: &Subscribe, allowed: &Allowed) -> Result<Options, &'static str> {
+fn judge(command: &Subscribe, allowed: &Allowed, hub: &OutboxLimits) -> Result<Options, &'static str> {
     let channel = channel_index(command.channel).map_err(|_| "unknown_channel")?;
     let every = command.mode.unwrap_or(if channel < 2 { "latest" } else { "every" }) == "every";
     let can_latest = matches!(channel, 0 | 1 | BOOK_CHANNEL);
@@ -22,22 +25,24 @@ fn judge(command: &Subscribe, allowed: &Allowed) -> Result<Options, &'static str
         || (command.depth.is_some() && channel != BOOK_CHANNEL)
         || (command.snapshot.is_some() && channel == STATUS)
         || (command.overflow.is_some() && (!every || channel == STATUS))
+        || (command.backlog.is_some() && (!every || channel == STATUS))
         || (command.resume.is_some() && (!every || channel == STATUS));
     if misplaced {
         return Err("bad_message");
     }
     let depth = command.depth.map_or(1, |depth| DEPTHS.iter().position(|d| *d == depth).unwrap_or(0));
-    let (snapshot, disconnect) = (command.snapshot, command.overflow == Some("disconnect"));
-    let asked = Options { every, rate: command.max_rate, depth, snapshot, disconnect };
-    clamp(&asked, channel, allowed).map(|_| asked).ok_or("not_entitled")
+    let Subscribe { max_rate: rate, snapshot, overflow, backlog, .. } = *command;
+    let asked = Options { every, rate, depth, snapshot, overflow, backlog };
+    clamp(&asked, channel, allowed, hub).map(|_| asked).ok_or("not_entitled")
 }
 
-pub(crate) fn clamp(asked: &Options, channel: usize, allowed: &Allowed) -> Option<Options> {
+pub(crate) fn clamp(asked: &Options, channel: usize, allowed: &Allowed, hub: &OutboxLimits) -> Option<Options> {
     if !allowed.allows(CHANNELS[channel], asked.every) {
         return None;
     }
     let rate = if asked.every { None } else { [asked.rate, allowed.max_rate].into_iter().flatten().min() };
-    Some(Options { rate, depth: asked.depth.min(allowed.depth), ..asked.clone() })
+    let options = Options { rate, depth: asked.depth.min(allowed.depth), ..asked.clone() };
+    Some(clamp_ladder(options, channel, allowed, hub))
 }
 
 impl Client {
@@ -49,7 +54,7 @@ impl Client {
         resume: &[ResumePoint],
         context: &Context,
     ) -> Result<Options, &'static str> {
-        let asked = judge(command, self.allowed())?;
+        let asked = judge(command, self.allowed(), &self.rungs.hub)?;
         let channel = channel_index(command.channel).map_err(|_| "unknown_channel")?;
         let known = &facts.keys[..context.known.1];
         let reaches = |point: &ResumePoint| {
@@ -69,7 +74,7 @@ impl Client {
             .map_err(|code| format!("subscribed in place of {code}"))?;
         let channel = channel_index(command.channel)?;
         ensure!(message.channel == Some(command.channel), "channel {:?}", message.channel);
-        let options = clamp(&asked, channel, self.allowed()).ok_or("the model refused it before")?;
+        let options = clamp(&asked, channel, self.allowed(), &self.rungs.hub).ok_or("the model refused it before")?;
         self.check_echo(message, channel, &options)?;
         let put = self.put_entries(facts, message, &sent, &asked, &options)?;
         self.check_accepted(facts, message, &sent.context, &put)?;

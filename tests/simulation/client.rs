@@ -10,6 +10,7 @@ use crate::action::{INSTRUMENTS, Subscribe, VENUES};
 use crate::answers::clamp;
 use crate::binary::text_of_message;
 use crate::grants::{Allowed, GRANTS, is_malformed, is_pattern, long, matches};
+use crate::ladder::Rungs;
 use crate::message::{Message, frame};
 use crate::stream::{Check, Due, Excuses, Options, Stream, ensure};
 use crate::truth::{self, BOOK, DEPTHS, Window};
@@ -105,7 +106,6 @@ pub(crate) enum View {
     OneOf(BTreeSet<usize>),
 }
 
-#[derive(Default)]
 pub(crate) struct Client {
     pub(crate) worker: usize,
     pub(crate) grant: usize,
@@ -127,6 +127,8 @@ pub(crate) struct Client {
     /// Feeds whose state may come right behind the answer, and which changes it could be.
     pub(crate) initial: [Option<(usize, usize)>; 2],
     pub(crate) messages: u64,
+    pub(crate) slow_gaps: u64,
+    pub(crate) rungs: Rungs,
 }
 
 pub(crate) fn kind(channel: usize, options: &Options) -> usize {
@@ -138,8 +140,27 @@ pub(crate) fn same_stream(channel: usize, a: &Options, b: &Options) -> bool {
 }
 
 impl Client {
-    pub(crate) fn new(worker: usize, grant: usize, form: Format) -> Self {
-        Self { worker, grant, binary: form == Format::Binary, welcome_due: true, ..Self::default() }
+    pub(crate) fn new(worker: usize, grant: usize, form: Format, rungs: Rungs) -> Self {
+        Self {
+            binary: form == Format::Binary,
+            worker,
+            grant,
+            sent: VecDeque::new(),
+            streams: BTreeMap::new(),
+            blocked: false,
+            draining: false,
+            closed: None,
+            entries: Vec::new(),
+            welcome_due: true,
+            order: 0,
+            input: Vec::new(),
+            bad_answers: 0,
+            views: [None, None],
+            initial: [None, None],
+            messages: 0,
+            slow_gaps: 0,
+            rungs,
+        }
     }
 
     pub(crate) fn allowed(&self) -> &'static Allowed {
@@ -147,7 +168,12 @@ impl Client {
     }
 
     pub(crate) fn excuses(&self, facts: &Facts<'_>) -> Excuses {
-        Excuses { blocked: self.blocked || self.draining, overflowed: facts.overflowed, now: facts.now }
+        Excuses {
+            blocked: self.blocked || self.draining,
+            overflowed: facts.overflowed,
+            now: facts.now,
+            rungs: self.rungs,
+        }
     }
 
     /// Takes what came out of the socket.
@@ -195,7 +221,10 @@ impl Client {
         let code = payload.first_chunk::<2>().map_or(0, |code| u16::from_be_bytes(*code));
         match code {
             1001 => {}
-            4001 => ensure!(self.blocked, "closed as a slow consumer, and the socket took everything"),
+            4001 | 4005 => {
+                ensure!(self.blocked, "closed with {code}, and the socket took everything");
+                self.rungs.check_close(code, &String::from_utf8_lossy(&payload[2..]))?;
+            }
             4500 => ensure!(self.bad_answers >= 10 || self.blocked, "closed for {} faulty commands", self.bad_answers),
             code => return Err(format!("closed with {code}")),
         }
@@ -206,6 +235,7 @@ impl Client {
     pub(crate) fn on_text(&mut self, facts: &Facts<'_>, text: &str) -> Check {
         let message: Message<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
         self.messages += 1;
+        self.slow_gaps += u64::from(message.cause == Some("slow_consumer"));
         if message.ch == Some("status") {
             return self.on_status(facts, &message);
         }
@@ -303,7 +333,7 @@ impl Client {
         }
         let allowed = self.allowed();
         for entry in &mut self.entries {
-            entry.options = clamp(&entry.asked, entry.channel, allowed);
+            entry.options = clamp(&entry.asked, entry.channel, allowed, &self.rungs.hub);
         }
         self.entries
             .retain(|entry| is_pattern(entry.symbol) || (entry.options.is_some() && allowed.covers(entry.symbol)));
@@ -448,6 +478,8 @@ impl Client {
         ensure!(message.max_rate == options.rate, "max_rate in place of {:?}", options.rate);
         let depth = (channel == BOOK_CHANNEL).then(|| DEPTHS[options.depth]);
         ensure!(message.depth == depth, "depth in place of {depth:?}");
+        ensure!(message.overflow == options.overflow, "overflow in place of {:?}", options.overflow);
+        ensure!(message.backlog == options.backlog, "backlog in place of {:?}", options.backlog);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use tickhub::wire::Format;
 use crate::action::{INSTRUMENTS, ResumeFrom, Subscribe, Take, VENUES};
 use crate::client::{BOOK_CHANNEL, Client, Context, ResumePoint, Sent, What, channel_index, venue_of};
 use crate::grants::{GRANTS, principal};
+use crate::ladder::Rungs;
 use crate::stream::Check;
 use crate::truth::{BOOK, DEPTHS};
 use crate::world::{Slot, World};
@@ -21,7 +22,9 @@ impl World {
         // Both forms are always there together, on one worker and on two.
         let form = Format::ALL[index % Format::COUNT];
         let session = self.hub.open(worker, &format!("session-{index}"), form);
-        self.slots[index] = Some(Slot { session, client: Client::new(worker, grant, form) });
+        let rungs = Rungs::new(self.sizes.outbox, self.sizes.budget.is_some(), self.hub.now);
+        let client = Client::new(worker, grant, form, rungs);
+        self.slots[index] = Some(Slot { session, client, stalled: false });
         self.authenticate(
             index,
             What::Auth { grant },
@@ -46,6 +49,10 @@ impl World {
         }
         let now = self.hub.clocks();
         let Some(slot) = self.slots[index].as_mut() else { return Ok(()) };
+        if let Verdict::Good(principal, _) = &verdict {
+            let grant: usize = principal.role.parse().map_err(|_| "a role of the model's")?;
+            slot.client.rungs.granted(&GRANTS[grant]);
+        }
         let worker = &mut self.hub.workers[slot.client.worker];
         slot.session.on_verdict(&mut worker.fanout, verdict, now);
         worker.write(slot.session.id(), now.mono);
@@ -74,8 +81,9 @@ impl World {
     }
 
     pub(crate) fn subscribe(&mut self, index: usize, command: &Subscribe) {
-        let Some(slot) = &self.slots[index] else { return };
+        let Some(slot) = &mut self.slots[index] else { return };
         let grant = &GRANTS[slot.client.grant];
+        slot.client.rungs.asked(command);
         let mut text = format!("{{\"op\":\"subscribe\",\"id\":{},\"channel\":\"{}\"", self.next_id, command.channel);
         let symbols = command.symbols.iter().map(|symbol| format!("\"{symbol}\"")).collect::<Vec<_>>().join(",");
         text += &format!(",\"symbols\":[{symbols}]");
@@ -93,6 +101,9 @@ impl World {
         }
         if let Some(overflow) = command.overflow {
             text += &format!(",\"overflow\":\"{overflow}\"");
+        }
+        if let Some(backlog) = command.backlog {
+            text += &format!(",\"backlog\":{backlog}");
         }
         let depth = DEPTHS.iter().position(|depth| *depth == command.depth.unwrap_or(10)).unwrap_or(1).min(grant.depth);
         let resume = command.resume.as_ref().map(|from| self.resume(index, command, depth, from));

@@ -3,7 +3,7 @@
 use tickhub::fanout::OutboxLimits;
 
 use crate::action::{Action, INSTRUMENTS, Level, ResumeFrom, Subscribe, Take};
-use crate::grants::GRANTS;
+use crate::grants::{GRANTS, SLOW_GRANTS};
 use crate::hub::Sizes;
 use crate::random::Random;
 
@@ -22,6 +22,10 @@ pub(crate) enum Shape {
     Books,
     /// Clients that come back.
     Resumes,
+    /// Sockets that are full most of the time, under roles of all kinds.
+    Slow,
+    /// The same under a memory budget that is never enough.
+    Budgets,
 }
 
 const SYMBOLS: [&str; 17] = [
@@ -90,18 +94,25 @@ impl Shape {
             ring_bytes: random.pick(&[0, 4 * 1024, 40 * 1024, 40 * 1024, 64 * 1024 * 1024]),
             threads: 1 + usize::from(random.percent(50)),
             late_feed: random.percent(30),
-            clients: 5,
+            clients: if self == Self::Budgets { 8 } else { 5 },
+            budget: if self == Self::Budgets {
+                Some(random.pick(&[1_000, 8_000, 40_000]))
+            } else {
+                Some(random.pick(&[20_000, 200_000])).filter(|_| random.percent(20))
+            },
         }
     }
 
     fn weights(self) -> Vec<(u64, Kind)> {
+        let ladder = matches!(self, Self::Slow | Self::Budgets);
+        let slow = matches!(self, Self::TinyOutboxes | Self::Slow | Self::Budgets);
         let (books, resumes, wild) = (self == Self::Books, self == Self::Resumes, self == Self::Wildcards);
         let more = |yes: bool, usual: u64, then: u64| if yes { then } else { usual };
         vec![
             (more(wild, 4, 8), Kind::Claim),
             (2, Kind::Release),
             (more(books, 100, 20), Kind::Quote),
-            (60, Kind::Trade),
+            (more(ladder, 60, 150), Kind::Trade),
             (10, Kind::Stats),
             (8, Kind::Lost),
             (more(books, 8, 25), Kind::BookSnapshot),
@@ -110,17 +121,17 @@ impl Shape {
             (12, Kind::FeedState),
             (2, Kind::LateFeed),
             (more(self == Self::TinyLanes, 30, 60), Kind::ServeRequests),
-            (more(self == Self::TinyLanes, 120, 70), Kind::Turn),
+            (if ladder { 200 } else { more(self == Self::TinyLanes, 120, 70) }, Kind::Turn),
             (30, Kind::Advance),
-            (more(resumes, 12, 30), Kind::Connect),
+            (more(resumes || ladder, 12, 40), Kind::Connect),
             (more(resumes, 3, 15), Kind::Disconnect),
-            (more(wild, 5, 12), Kind::Renew),
+            (more(wild || self == Self::Slow, 5, 12), Kind::Renew),
             (1, Kind::BadRenew),
             (more(resumes || wild, 35, 60), Kind::Subscribe),
             (more(wild, 12, 30), Kind::Unsubscribe),
             (3, Kind::Ping),
             (1, Kind::Nonsense),
-            (more(self == Self::TinyOutboxes, 30, 80), Kind::Socket),
+            (more(slow, 30, 80), Kind::Socket),
             (2, Kind::Settle),
             (1, Kind::Drain),
         ]
@@ -207,14 +218,9 @@ impl Maker {
     fn of_a_client(&self, random: &mut Random, weights: &[(u64, Kind)], client: usize) -> Action {
         // Again, until it is one of these: the weights among them stay as they are.
         match random.weighted(weights) {
-            Kind::Connect => {
-                let grant = if random.percent(50) { 0 } else { random.index(GRANTS.len()) };
-                Action::Connect { client, worker: random.index(2), grant }
-            }
+            Kind::Connect => Action::Connect { client, worker: random.index(2), grant: self.grant(random, 50) },
             Kind::Disconnect => Action::Disconnect { client },
-            Kind::Renew => {
-                Action::Renew { client, grant: if random.percent(40) { 0 } else { random.index(GRANTS.len()) } }
-            }
+            Kind::Renew => Action::Renew { client, grant: self.grant(random, 40) },
             Kind::BadRenew => Action::BadRenew { client, other_subject: random.percent(50) },
             Kind::Subscribe => Action::Subscribe { client, command: self.subscribe(random) },
             Kind::Unsubscribe => {
@@ -229,12 +235,21 @@ impl Maker {
             Kind::Socket => {
                 let most = random.pick(&[30, 300, 3_000]);
                 let bytes = Take::Bytes(1 + random.index(most));
-                Action::Socket { client, take: random.weighted(&[(2, Take::Stall), (5, bytes), (3, Take::Open)]) }
+                let ladder = matches!(self.shape, Shape::Slow | Shape::Budgets);
+                let open = if ladder { 8 } else { 3 };
+                Action::Socket { client, take: random.weighted(&[(2, Take::Stall), (5, bytes), (open, Take::Open)]) }
             }
             Kind::Settle => Action::Settle,
             Kind::Drain => Action::Drain { worker: random.index(2) },
             _ => self.of_a_client(random, weights, client),
         }
+    }
+
+    fn grant(&self, random: &mut Random, everything: u64) -> usize {
+        if matches!(self.shape, Shape::Slow | Shape::Budgets) && random.percent(60) {
+            return SLOW_GRANTS + random.index(GRANTS.len() - SLOW_GRANTS);
+        }
+        if random.percent(everything) { 0 } else { random.index(GRANTS.len()) }
     }
 
     fn subscribe(&self, random: &mut Random) -> Subscribe {
@@ -243,7 +258,11 @@ impl Maker {
         } else {
             random.weighted(&[(4, "quote"), (3, "ticker"), (4, "trade"), (4, "book"), (1, "status"), (1, "trade")])
         };
-        let resumes = if self.shape == Shape::Resumes { 60 } else { 12 };
+        let resumes = match self.shape {
+            Shape::Resumes => 60,
+            Shape::Slow | Shape::Budgets => 40,
+            _ => 12,
+        };
         let mode = match channel {
             "status" | "trade" => Some("every").filter(|_| random.percent(20)),
             _ => random.weighted(&[(2, None), (3, Some("every")), (3, Some("latest"))]),
@@ -251,18 +270,25 @@ impl Maker {
         let every = mode.map_or(!matches!(channel, "quote" | "ticker"), |mode| mode == "every");
         let mut command = Subscribe {
             channel,
-            symbols: symbols(random, 2),
+            symbols: if matches!(self.shape, Shape::Slow | Shape::Budgets) {
+                wide_symbols(random)
+            } else {
+                symbols(random, 2)
+            },
             mode,
             max_rate: (!every && random.percent(50)).then(|| random.pick(&[1, 3, 10, 50])),
             depth: (channel == "book" && random.percent(70)).then(|| random.pick(&[1, 10, 10, 50, 0])),
             snapshot: None,
             overflow: None,
+            backlog: None,
             resume: None,
         };
         if channel != "status" {
             command.snapshot = random.weighted(&[(5, None), (2, Some(true)), (2, Some(false))]);
             if every {
                 command.overflow = random.weighted(&[(6, None), (2, Some("gap")), (2, Some("disconnect"))]);
+                command.backlog =
+                    random.weighted(&[(6, None), (1, Some(1)), (2, Some(4)), (2, Some(50)), (1, Some(90_000))]);
                 if random.percent(resumes) {
                     command.resume = Some(resume(random));
                 }
@@ -271,6 +297,9 @@ impl Maker {
         if random.percent(3) {
             // Often what belongs to another channel or mode.
             command.max_rate = Some(5);
+        }
+        if random.percent(2) {
+            command.backlog = Some(5);
         }
         command
     }
@@ -285,6 +314,11 @@ fn resume(random: &mut Random) -> ResumeFrom {
         }
         _ => ResumeFrom::OtherEpoch,
     }
+}
+
+/// Mostly many at once.
+fn wide_symbols(random: &mut Random) -> Vec<&'static str> {
+    if random.percent(60) { vec![random.pick(&["*", "SIM:*", "SIM:A*"])] } else { symbols(random, 2) }
 }
 
 fn symbols(random: &mut Random, most: u64) -> Vec<&'static str> {

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tickhub::auth::{CredentialKind, Grant, Narrowing, Principal};
-use tickhub::model::{Channel, Depth, Pattern};
+use tickhub::auth::{CredentialKind, Grant, Narrowing, Patience, Policies, Principal};
+use tickhub::model::{Channel, Depth, Overflow, Pattern};
 
 use crate::truth::DEPTHS;
 
@@ -17,14 +18,33 @@ pub(crate) struct Allowed {
     /// Index into [`DEPTHS`].
     pub(crate) depth: usize,
     pub(crate) subscriptions: Option<usize>,
+    pub(crate) backlog_events: Option<usize>,
+    pub(crate) backlog_bytes: Option<usize>,
+    /// The first is the default.
+    pub(crate) overflow: &'static [&'static str],
+    pub(crate) write_stall_ms: Option<u64>,
+    pub(crate) catch_up_ms: Option<u64>,
 }
 
 const ALL_CHANNELS: &[&str] = &["ticker", "quote", "trade", "book", "status"];
 
-const EVERYTHING: Allowed =
-    Allowed { symbols: &["*:*"], channels: ALL_CHANNELS, max_rate: None, depth: 3, subscriptions: None };
+const EVERYTHING: Allowed = Allowed {
+    symbols: &["*:*"],
+    channels: ALL_CHANNELS,
+    max_rate: None,
+    depth: 3,
+    subscriptions: None,
+    backlog_events: None,
+    backlog_bytes: None,
+    overflow: &["gap", "disconnect"],
+    write_stall_ms: None,
+    catch_up_ms: None,
+};
 
-pub(crate) const GRANTS: [Allowed; 9] = [
+/// From here on they differ in how slow a session may be.
+pub(crate) const SLOW_GRANTS: usize = 9;
+
+pub(crate) const GRANTS: [Allowed; 14] = [
     EVERYTHING,
     Allowed { symbols: &["SIM:*"], ..EVERYTHING },
     Allowed { symbols: &["SIM:A*", "ALT:C-USD"], ..EVERYTHING },
@@ -34,6 +54,11 @@ pub(crate) const GRANTS: [Allowed; 9] = [
     Allowed { subscriptions: Some(4), ..EVERYTHING },
     Allowed { symbols: &["*:AA-USD", "SIM:B-USD"], max_rate: Some(5), depth: 0, ..EVERYTHING },
     Allowed { symbols: &["ALT:*"], channels: &["book", "quote", "ticker"], ..EVERYTHING },
+    Allowed { backlog_events: Some(3), ..EVERYTHING },
+    Allowed { backlog_bytes: Some(900), catch_up_ms: Some(0), ..EVERYTHING },
+    Allowed { backlog_events: Some(8), overflow: &["disconnect"], write_stall_ms: Some(1_000), ..EVERYTHING },
+    Allowed { overflow: &["gap"], catch_up_ms: Some(200), ..EVERYTHING },
+    Allowed { backlog_events: Some(20), overflow: &["disconnect", "gap"], symbols: &["SIM:*"], ..EVERYTHING },
 ];
 
 pub(crate) fn principal(grant: usize, subject: &str) -> Arc<Principal> {
@@ -46,10 +71,19 @@ pub(crate) fn principal(grant: usize, subject: &str) -> Arc<Principal> {
         connections: None,
         subscriptions: allowed.subscriptions.map(|count| count as u32),
     };
+    let none = Patience::UNLIMITED;
+    let policies: Vec<_> = allowed.overflow.iter().filter_map(|name| Overflow::parse(name)).collect();
+    let patience = Patience {
+        backlog_events: allowed.backlog_events.unwrap_or(none.backlog_events),
+        backlog_bytes: allowed.backlog_bytes.unwrap_or(none.backlog_bytes),
+        write_stall: allowed.write_stall_ms.map_or(none.write_stall, Duration::from_millis),
+        catch_up: allowed.catch_up_ms.map_or(none.catch_up, Duration::from_millis),
+        overflow: Policies::of(&policies).expect("not empty"),
+    };
     Arc::new(Principal {
         subject: subject.into(),
-        role: "reader".into(),
-        grant: Arc::new(Grant::everything().narrow(&narrowing).expect("few patterns")),
+        role: grant.to_string().into(),
+        grant: Arc::new(Grant::everything().narrow(&narrowing).expect("few patterns").with_patience(patience)),
         expires: None,
         issued: None,
         token_id: None,

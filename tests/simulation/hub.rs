@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tickhub::fanout::{Fanout, LaneReader, OutboxLimits, Requests, SessionId, Sink, Wake, lane};
+use tickhub::fanout::{Budget, Fanout, LaneReader, OutboxLimits, Requests, SessionId, Sink, Wake, lane};
 use tickhub::ingest::{Feed, Ingest};
 use tickhub::metrics::Registry;
 use tickhub::model::UnixNanos;
@@ -31,6 +31,8 @@ pub(crate) struct Sizes {
     /// The second venue's feed is registered late.
     pub(crate) late_feed: bool,
     pub(crate) clients: usize,
+    /// Memory of what waits for all sessions.
+    pub(crate) budget: Option<usize>,
 }
 
 /// A socket without a network.
@@ -88,13 +90,6 @@ impl Worker {
         self.dropped.load(Ordering::Relaxed) > 0
     }
 
-    /// The events that wait for each full socket, by session.
-    pub(crate) fn blocked_events(&self) -> Vec<(SessionId, Option<usize>)> {
-        let sessions = (0..self.sockets.0.len() as SessionId).filter(|id| self.sockets.0[*id as usize].is_some());
-        let waiting = |id| self.fanout.is_blocked(id).then(|| self.fanout.backlog(id).0);
-        sessions.map(|id| (id, waiting(id))).collect()
-    }
-
     /// One turn, as the worker's loop takes it; whether every lane is empty behind it.
     pub(crate) fn turn(&mut self, events_max: usize, now: u64) -> bool {
         let (mut events, mut resync) = (0, false);
@@ -117,6 +112,7 @@ impl Worker {
             self.fanout.close_turn(now);
             self.fanout.take_ended();
         }
+        self.fanout.keep_budget(now);
         self.lanes.iter().all(LaneReader::is_empty)
     }
 
@@ -131,6 +127,7 @@ pub(crate) struct Hub {
     pub(crate) ingests: Vec<Ingest>,
     pub(crate) feeds: [Option<Feed>; 2],
     pub(crate) workers: Vec<Worker>,
+    pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) config: Arc<SessionConfig>,
     pub(crate) meters: Arc<Meters>,
     /// The virtual monotonic clock.
@@ -143,6 +140,7 @@ impl Hub {
         let registry = Registry::new();
         let mailboxes: Vec<Requests> = (0..sizes.threads).map(|_| Requests::new(sizes.requests)).collect();
         let mut writers: Vec<Vec<_>> = (0..sizes.threads).map(|_| Vec::new()).collect();
+        let budget = sizes.budget.map(|bytes| Budget::new(bytes, 2));
         let workers = (0..2)
             .map(|index| {
                 let (wake, dropped) = (Arc::new(Wake::default()), Arc::new(AtomicU64::new(0)));
@@ -154,7 +152,10 @@ impl Hub {
                 });
                 let lanes = lanes.collect();
                 let requests = (0..VENUES.len()).map(|feed| mailboxes[feed % sizes.threads].clone()).collect();
-                let fanout = Fanout::new(index, Arc::clone(&store), sizes.outbox, requests, None);
+                let mut fanout = Fanout::new(index, Arc::clone(&store), sizes.outbox, requests, None);
+                if let Some(budget) = &budget {
+                    fanout.share(Arc::clone(budget));
+                }
                 let (sockets, seen) = (Sockets::default(), Rc::new(Vec::new()));
                 Worker { fanout, lanes, sockets, dropped, known: 0, seen, changes: [0; 2] }
             })
@@ -162,7 +163,12 @@ impl Hub {
         let door = |(thread, writers)| {
             Ingest::new(Arc::clone(&store), Arc::clone(&registry), thread, writers, mailboxes[thread].clone())
         };
-        let config = SessionConfig { commands_per_second: 1_000_000, ..SessionConfig::default() };
+        let config = SessionConfig {
+            commands_per_second: 1_000_000,
+            outbox_events_max: sizes.outbox.events_max,
+            outbox_bytes_max: sizes.outbox.bytes_max,
+            ..SessionConfig::default()
+        };
         Self {
             ingests: writers.into_iter().enumerate().map(door).collect(),
             feeds: [None, None],
@@ -170,6 +176,7 @@ impl Hub {
             config: Arc::new(config),
             meters: Arc::new(Meters::new(&registry)),
             now: 1_000_000_000,
+            budget,
             store,
         }
     }

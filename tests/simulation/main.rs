@@ -56,6 +56,7 @@ mod feed_side;
 mod generate;
 mod grants;
 mod hub;
+mod ladder;
 mod message;
 mod random;
 mod regressions;
@@ -69,6 +70,7 @@ use std::fmt::Write as _;
 
 use generate::Shape;
 use random::{Random, fresh_seed};
+use world::Tally;
 
 /// Actions of one run.
 const RUN_STEPS: usize = 1_500;
@@ -81,7 +83,7 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 /// One run; `Err` is the story of its failure.
-fn run_seed(shape: Shape, seed: u64, steps: usize) -> Result<u64, String> {
+fn run_seed(shape: Shape, seed: u64, steps: usize) -> Result<Tally, String> {
     let mut random = Random::new(seed);
     let sizes = shape.sizes(&mut random);
     let actions = shape.actions(&mut random, &sizes, steps);
@@ -101,13 +103,20 @@ fn simulate(shape: Shape) {
     if let Some(seed) = setting("TICKHUB_SIMULATION_SEED") {
         return run_seed(shape, seed, RUN_STEPS).map(drop).unwrap_or_else(|story| panic!("{story}"));
     }
-    let mut messages = 0;
+    let mut all = Tally::default();
     for run in 0..steps.div_ceil(RUN_STEPS) as u64 {
         // The same runs each time, so that a red run is this change's doing; fresh ones to hunt.
         let seed = if setting("TICKHUB_SIMULATION_HUNT").is_some() { fresh_seed() } else { run };
-        messages += run_seed(shape, seed, RUN_STEPS).unwrap_or_else(|story| panic!("{story}"));
+        all.add(&run_seed(shape, seed, RUN_STEPS).unwrap_or_else(|story| panic!("{story}")));
     }
-    assert!(messages > steps as u64 / 10, "{messages} messages are too few to mean anything");
+    let steps = steps as u64;
+    assert!(all.messages > steps / 10, "{} messages are too few to mean anything", all.messages);
+    if matches!(shape, Shape::Slow | Shape::Budgets) {
+        // Each rung was stood on.
+        let rungs = [all.gaps, all.disconnects, all.stalls, all.graces * 10];
+        assert!(rungs.iter().all(|count| *count > steps / 5_000), "{all:?}");
+        assert!(shape == Shape::Slow || all.shed > steps / 2_000, "{all:?}");
+    }
 }
 
 #[test]
@@ -138,4 +147,14 @@ fn books() {
 #[test]
 fn resumes() {
     simulate(Shape::Resumes);
+}
+
+#[test]
+fn slow() {
+    simulate(Shape::Slow);
+}
+
+#[test]
+fn budgets() {
+    simulate(Shape::Budgets);
 }

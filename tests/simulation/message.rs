@@ -44,6 +44,8 @@ pub(crate) struct Message<'a> {
     pub(crate) channel: Option<&'a str>,
     pub(crate) mode: Option<&'a str>,
     pub(crate) max_rate: Option<u32>,
+    pub(crate) overflow: Option<&'a str>,
+    pub(crate) backlog: Option<u32>,
     pub(crate) epoch: Option<&'a str>,
     pub(crate) accepted: Option<Vec<Accepted<'a>>>,
     pub(crate) rejected: Option<Vec<Rejected<'a>>>,

@@ -14,6 +14,7 @@ const ROOMY: Sizes = Sizes {
     threads: 1,
     late_feed: false,
     clients: 5,
+    budget: None,
 };
 
 const PLAIN: Subscribe = Subscribe {
@@ -24,6 +25,7 @@ const PLAIN: Subscribe = Subscribe {
     depth: None,
     snapshot: None,
     overflow: None,
+    backlog: None,
     resume: None,
 };
 

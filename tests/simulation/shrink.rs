@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::action::Action;
 use crate::hub::Sizes;
-use crate::world::World;
+use crate::world::{Tally, World};
 
 /// A broken rule, and how many actions it took.
 pub(crate) struct Failure {
@@ -13,7 +13,7 @@ pub(crate) struct Failure {
 }
 
 /// Runs the actions; what was broken, if anything was. A panic of the hub is a broken rule too.
-pub(crate) fn run(sizes: Sizes, actions: &[Action]) -> Result<u64, Failure> {
+pub(crate) fn run(sizes: Sizes, actions: &[Action]) -> Result<Tally, Failure> {
     let mut done = 0;
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(sizes);
@@ -22,10 +22,10 @@ pub(crate) fn run(sizes: Sizes, actions: &[Action]) -> Result<u64, Failure> {
             world.step(action)?;
         }
         world.finish()?;
-        Ok(world.messages)
+        Ok(world.tally)
     }));
     let broken = match result {
-        Ok(Ok(messages)) => return Ok(messages),
+        Ok(Ok(tally)) => return Ok(tally),
         Ok(Err(broken)) => broken,
         Err(panic) => {
             let text =

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use crate::ladder::Rungs;
 use crate::message::{Message, hundredths};
 use crate::truth::{self, BOOK, DEPTHS, Window, content};
 
@@ -25,7 +26,8 @@ pub(crate) struct Options {
     /// Index into [`DEPTHS`].
     pub(crate) depth: usize,
     pub(crate) snapshot: Option<bool>,
-    pub(crate) disconnect: bool,
+    pub(crate) overflow: Option<&'static str>,
+    pub(crate) backlog: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,7 @@ pub(crate) struct Excuses {
     /// The worker's lane overflowed at some time.
     pub(crate) overflowed: bool,
     pub(crate) now: u64,
+    pub(crate) rungs: Rungs,
 }
 
 #[derive(Clone, Debug)]
@@ -285,7 +288,13 @@ impl Stream {
                 let gap = truth.number(from).and_then(|number| number.gap);
                 ensure!(gap == Some(message.lost), "an upstream loss of {:?}, was {gap:?}", message.lost);
             }
-            Some("slow_consumer") => ensure!(excuses.blocked, "slow_consumer, and the socket took everything"),
+            Some("slow_consumer") => {
+                ensure!(excuses.blocked, "slow_consumer, and the socket took everything");
+                // One behind a snapshot that was asked for while the socket was full stands for what it skips.
+                if !self.extra {
+                    excuses.rungs.check_gap()?;
+                }
+            }
             Some("hub") => {
                 // A snapshot asked for while a book's window is on its way stands for what it skips.
                 let skipped = self.is_book() && self.extra;

@@ -22,6 +22,8 @@ pub(crate) type Had = BTreeMap<(usize, usize), (usize, u64, Option<Rc<Window>>)>
 pub(crate) struct Slot {
     pub(crate) session: Session,
     pub(crate) client: Client,
+    /// The session ended itself when its deadlines were looked at.
+    pub(crate) stalled: bool,
 }
 
 /// The plain model of what the feed side did.
@@ -55,7 +57,32 @@ pub(crate) struct World {
     pub(crate) next_id: u64,
     /// Events that one turn of a worker took at most.
     pub(crate) turn_events_max: usize,
+    pub(crate) tally: Tally,
+}
+
+/// What happened in a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
     pub(crate) messages: u64,
+    /// Gaps of cause `slow_consumer`.
+    pub(crate) gaps: u64,
+    /// Sessions closed for a full outbox, for a stalled socket, for the budget.
+    pub(crate) disconnects: u64,
+    pub(crate) stalls: u64,
+    pub(crate) shed: u64,
+    /// Turns in which more waited than a bound because it was asked for.
+    pub(crate) graces: u64,
+}
+
+impl Tally {
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.gaps += other.gaps;
+        self.disconnects += other.disconnects;
+        self.stalls += other.stalls;
+        self.shed += other.shed;
+        self.graces += other.graces;
+    }
 }
 
 impl World {
@@ -73,7 +100,7 @@ impl World {
             had: (0..sizes.clients).map(|_| Had::new()).collect(),
             next_id: 1,
             turn_events_max: 0,
-            messages: 0,
+            tally: Tally::default(),
             sizes,
         };
         world.register_feed(0);
@@ -97,7 +124,7 @@ impl World {
                     self.check_open(*worker, false)?;
                 }
             }
-            Action::Advance { micros } => self.advance(*micros),
+            Action::Advance { micros } => self.advance(*micros)?,
             Action::ServeRequests { thread } => self.serve_requests(*thread)?,
             Action::LateFeed => {
                 if self.market.changes[1].is_empty() {
@@ -136,14 +163,12 @@ impl World {
     /// One turn; whether the worker has nothing left to do.
     pub(crate) fn turn(&mut self, worker: usize, events: usize) -> Result<bool, String> {
         let (last, known, now) = (self.market.last(), self.market.keys.len(), self.hub.now);
+        let waiting = self.waiting(worker);
+        self.hub.workers[worker].fanout.take_shed();
+        let empty = self.hub.workers[worker].turn(events, now);
+        self.check_backlogs(worker, &waiting)?;
+        self.check_budget(worker)?;
         let worker = &mut self.hub.workers[worker];
-        let waiting = worker.blocked_events();
-        let empty = worker.turn(events, now);
-        for ((id, before), (_, after)) in waiting.iter().zip(worker.blocked_events()) {
-            // A full socket's outbox takes no more than its bound, even while it catches up.
-            let most = before.map(|before| before.max(self.sizes.outbox.events_max * 4));
-            ensure!(most.is_none() || after <= most, "session {id}: {before:?} events waited, now {after:?}");
-        }
         self.turn_events_max = self.turn_events_max.max(events.min(worker.lanes.len() * self.sizes.lane_events));
         if empty {
             (worker.seen, worker.known) = (last, known);
@@ -171,25 +196,38 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn advance(&mut self, micros: u64) {
+    pub(crate) fn advance(&mut self, micros: u64) -> Check {
         self.hub.now += micros * 1_000;
         let now = self.hub.clocks();
-        for slot in self.slots.iter_mut().flatten() {
+        for index in 0..self.slots.len() {
+            let Some(slot) = self.slots[index].as_mut() else { continue };
             slot.session.on_sign_of_life(now);
             let worker = &mut self.hub.workers[slot.client.worker];
             if slot.session.due(&worker.fanout) > now.mono {
                 continue;
             }
             let id = slot.session.id();
-            if slot.session.on_time(&mut worker.fanout, now) {
+            let before = slot.session.closed().is_some() || worker.fanout.overflow_closed(id);
+            let goes_on = slot.session.on_time(&mut worker.fanout, now);
+            if !before && slot.session.closed() == Some(tickhub::wire::CloseCode::SlowConsumer) {
+                slot.stalled = true;
+                self.tally.stalls += 1;
+            }
+            if goes_on {
                 worker.write(id, now.mono);
             } else if let Some(socket) = &mut worker.sockets.0[id as usize] {
                 // The close frame did not get through in time: the socket is reset.
                 socket.room = Some(0);
                 worker.fanout.close(id);
                 worker.sockets.0[id as usize] = None;
+                continue;
             }
+            self.check_stall(index)?;
         }
+        for worker in &mut self.hub.workers {
+            worker.fanout.keep_budget(now.mono);
+        }
+        Ok(())
     }
 
     pub(crate) fn settle(&mut self) -> Check {
@@ -199,7 +237,7 @@ impl World {
         self.look_at_sockets()?;
         let mut quiet = 0;
         for _ in 0..SETTLE_ROUNDS_MAX {
-            let before = self.messages;
+            let before = self.tally.messages;
             for thread in 0..self.hub.ingests.len() {
                 self.serve_requests(thread)?;
             }
@@ -208,9 +246,9 @@ impl World {
                 idle &= self.turn(worker, usize::MAX)?;
             }
             // Longer than the longest interval of a limited rate.
-            self.advance(1_100_000);
+            self.advance(1_100_000)?;
             self.look_at_sockets()?;
-            quiet = if idle && self.messages == before { quiet + 1 } else { 0 };
+            quiet = if idle && self.tally.messages == before { quiet + 1 } else { 0 };
             if quiet == 3 {
                 return (0..self.hub.workers.len()).try_for_each(|worker| self.check_open(worker, true));
             }
@@ -262,13 +300,17 @@ impl World {
             }
             let taken = worker.sockets.0[id as usize].as_mut().map(|socket| {
                 slot.client.blocked |= socket.was_full;
+                if !socket.taken.is_empty() {
+                    slot.client.rungs.took_at = now.mono;
+                }
                 std::mem::take(&mut socket.taken)
             });
             let facts = self.market.facts(overflowed, now.mono);
             let before = slot.client.messages;
             let check = slot.client.receive(&facts, &taken.clone().unwrap_or_default());
             check.map_err(|broken| format!("client {index}: {broken}"))?;
-            self.messages += slot.client.messages - before;
+            self.tally.messages += slot.client.messages - before;
+            self.tally.gaps += std::mem::take(&mut slot.client.slow_gaps);
             let over = slot.session.closed().is_some() && worker.fanout.is_ended(id);
             if (over || taken.is_none())
                 && let Some(slot) = self.slots[index].take()
@@ -287,16 +329,16 @@ impl World {
     pub(crate) fn check_bounds(&self) -> Check {
         let limits = &self.sizes.outbox;
         // What catching up may add at once is bounded by bytes: forty a message at least.
-        let events_max = limits.events_max * 4 + self.turn_events_max + 256 * 1024 / 40;
+        let events_max = limits.events_max + self.turn_events_max + 2 * 256 * 1024 / 40;
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(slot) = slot else { continue };
             let worker = &self.hub.workers[slot.client.worker];
             let (events, bytes) = worker.fanout.backlog(slot.session.id());
             ensure!(events <= events_max, "client {index}: {events} events wait");
-            let bytes_max = limits.bytes_max * 4 + self.turn_events_max * 2_048 + 512 * 1024;
+            let bytes_max = limits.bytes_max + self.turn_events_max * 2_048 + 512 * 1024;
             ensure!(bytes <= bytes_max + limits.control_bytes_max * 4, "client {index}: {bytes} bytes wait");
         }
-        Ok(())
+        self.check_held()
     }
 
     /// The end of a run: all is settled, then everyone leaves, and nothing may be left of them.
@@ -305,9 +347,12 @@ impl World {
         for client in 0..self.slots.len() {
             self.disconnect(client);
         }
-        for (index, worker) in self.hub.workers.iter().enumerate() {
+        for (index, worker) in self.hub.workers.iter_mut().enumerate() {
+            self.tally.disconnects += worker.fanout.take_counts().overflow_closes;
             let left = worker.fanout.holdings();
             ensure!(left == tickhub::fanout::Holdings::default(), "worker {index} still holds {left:?}");
+            let held = worker.fanout.held_bytes();
+            ensure!(held == 0, "worker {index} still counts {held} bytes");
         }
         Ok(())
     }

@@ -98,6 +98,24 @@ impl Client {
         self.frame(0x81, true, text.as_bytes()).await;
     }
 
+    /// Takes up to so many bytes off the socket, without looking at them; how many.
+    pub async fn sip(&mut self, bytes: usize) -> usize {
+        let mut sip = vec![0; bytes];
+        let read = self.stream.read(&mut sip).await.unwrap_or(0);
+        self.buffer.extend_from_slice(&sip[..read]);
+        read
+    }
+
+    /// Says that nothing more will be sent.
+    pub async fn half_close(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// Drops the connection without a goodbye, over whatever waits in it.
+    pub fn reset(self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// The next frame that is not a ping (which is answered).
     pub async fn next(&mut self) -> Got {
         loop {

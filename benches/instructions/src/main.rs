@@ -43,10 +43,14 @@ type Piece = (&'static str, fn());
 const PIECES: &[Piece] = &[
     ("parse_quote", || parse_message(QUOTE)),
     ("parse_trade", || parse_message(TRADE)),
-    ("encode_quote", || encode(&Payload::Quote(&quote()))),
-    ("encode_trade", || encode(&Payload::Trade(&trade()))),
-    ("encode_ticker", || encode(&Payload::Ticker(&ticker()))),
-    ("encode_book_10", encode_book),
+    ("encode_quote", || encode(Format::Json, &Payload::Quote(&quote()))),
+    ("encode_trade", || encode(Format::Json, &Payload::Trade(&trade()))),
+    ("encode_ticker", || encode(Format::Json, &Payload::Ticker(&ticker()))),
+    ("encode_book_10", || encode_book(Format::Json)),
+    ("encode_quote_binary", || encode(Format::Binary, &Payload::Quote(&quote()))),
+    ("encode_trade_binary", || encode(Format::Binary, &Payload::Trade(&trade()))),
+    ("encode_ticker_binary", || encode(Format::Binary, &Payload::Ticker(&ticker()))),
+    ("encode_book_10_binary", || encode_book(Format::Binary)),
     ("store_read", store_read),
     ("ingest_unwanted", ingest_unwanted),
     ("ingest_to_lane", ingest_to_lane),
@@ -72,16 +76,23 @@ fn parse_message(text: &'static str) {
     });
 }
 
-fn encode(payload: &Payload<'_>) {
+fn encode(format: Format, payload: &Payload<'_>) {
     let id = InstrumentId::parse(support::SYMBOL).expect("an id");
-    let head = Head { id: &id, seq: 123_456, ts: RECEIVED.wall, rx: RECEIVED.wall, snapshot: false };
+    let head = Head {
+        id: &id,
+        key: tickhub::model::InstrumentKey(7),
+        seq: 123_456,
+        ts: RECEIVED.wall,
+        rx: RECEIVED.wall,
+        snapshot: false,
+    };
     let mut scratch = Scratch::new();
-    run(|| drop(black_box(Format::Json.encode(&mut scratch, black_box(&head), black_box(payload)))));
+    run(|| drop(black_box(format.encode(&mut scratch, black_box(&head), black_box(payload)))));
 }
 
-fn encode_book() {
+fn encode_book(format: Format) {
     let (bids, asks) = support::book(10);
-    encode(&Payload::Book { depth: tickhub::model::Depth::Ten, bids: &bids, asks: &asks });
+    encode(format, &Payload::Book { depth: tickhub::model::Depth::Ten, bids: &bids, asks: &asks });
 }
 
 fn store_read() {
@@ -173,7 +184,7 @@ fn resume() {
         fanout.write(session, 1, &mut sink);
         fanout.close(session);
     });
-    assert_eq!(fanout.take_counts().deliveries, ((WARM_UP + ROUNDS) * BACKLOG) as u64);
+    assert_eq!(fanout.take_counts().deliveries[Format::Json.index()], ((WARM_UP + ROUNDS) * BACKLOG) as u64);
 }
 
 fn main() -> ExitCode {

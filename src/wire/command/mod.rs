@@ -19,7 +19,7 @@ mod object;
 mod subscribe;
 
 use object::{Object, quoted, string, strings, wrong};
-pub use subscribe::{Mode, Overflow, Resume, ResumeEntry, Subscribe};
+pub use subscribe::{Mode, Resume, ResumeEntry, Subscribe};
 
 /// Longest text that may stand as the `id` of a command, in bytes.
 pub const COMMAND_ID_BYTES_MAX: usize = 64;

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::object::{Object, boolean, quoted, string, unsigned, wrong};
 use super::{CommandLimits, Fault, bad, finish, symbols};
-use crate::model::{Channel, Depth};
+use crate::model::{Channel, Depth, Overflow};
 use crate::wire::ErrorCode;
 
 /// Longest epoch that is taken; those that the hub makes are shorter.
@@ -52,27 +52,6 @@ impl Mode {
     }
 }
 
-/// What happens when a session takes `every` event too slowly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Overflow {
-    /// It is told which numbers it missed.
-    #[default]
-    Gap,
-    /// It is closed.
-    Disconnect,
-}
-
-impl Overflow {
-    /// The word for it on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::Disconnect => "disconnect",
-        }
-    }
-}
-
 /// A `subscribe`, its options resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribe {
@@ -89,8 +68,11 @@ pub struct Subscribe {
     /// Whether the current state comes first; `None` where it was not said, which means yes for
     /// what does not reach the session yet, and no for what does.
     pub snapshot: Option<bool>,
-    /// Only with [`Mode::Every`].
-    pub overflow: Overflow,
+    /// Only with [`Mode::Every`], never on `status`; `None` where it was not said.
+    pub overflow: Option<Overflow>,
+    /// Events that may wait for the session before the overflow policy applies, at least 1; only
+    /// with [`Mode::Every`], never on `status`.
+    pub backlog: Option<u32>,
     /// Only with [`Mode::Every`], never on `status`.
     pub resume: Option<Resume>,
 }
@@ -99,9 +81,17 @@ impl Subscribe {
     /// With the default of every option, as a subscription by URL has them.
     #[must_use]
     pub fn new(channel: Channel, symbols: Vec<String>) -> Self {
-        let mode = Mode::default_of(channel);
-        let (max_rate, depth, overflow) = (None, Depth::Ten, Overflow::Gap);
-        Self { channel, symbols, mode, max_rate, depth, snapshot: None, overflow, resume: None }
+        Self {
+            channel,
+            symbols,
+            mode: Mode::default_of(channel),
+            max_rate: None,
+            depth: Depth::Ten,
+            snapshot: None,
+            overflow: None,
+            backlog: None,
+            resume: None,
+        }
     }
 }
 
@@ -126,10 +116,10 @@ pub struct ResumeEntry {
 pub(super) fn read(mut object: Object<'_>, limits: &CommandLimits) -> Result<Subscribe, Fault> {
     let symbols = symbols(&mut object, limits);
     let channel = object.take("channel");
-    let [mode, max_rate, depth, snapshot, overflow, resume] =
-        ["mode", "max_rate", "depth", "snapshot", "overflow", "resume"].map(|name| object.take(name));
-    let takes = "\"id\", \"channel\", \"symbols\", \"mode\", \"max_rate\", \"depth\", \"snapshot\", \"overflow\" and \
-                 \"resume\"";
+    let [mode, max_rate, depth, snapshot, overflow, backlog, resume] =
+        ["mode", "max_rate", "depth", "snapshot", "overflow", "backlog", "resume"].map(|name| object.take(name));
+    let takes = "\"id\", \"channel\", \"symbols\", \"mode\", \"max_rate\", \"depth\", \"snapshot\", \"overflow\", \
+                 \"backlog\" and \"resume\"";
     finish(&object, "subscribe", takes)?;
     let mut subscribe = Subscribe::new(self::channel(channel)?, symbols?);
     let channel = subscribe.channel;
@@ -138,7 +128,7 @@ pub(super) fn read(mut object: Object<'_>, limits: &CommandLimits) -> Result<Sub
     }
     if let Some(raw) = max_rate {
         latest_only(&subscribe)?;
-        subscribe.max_rate = Some(rate(raw)?);
+        subscribe.max_rate = Some(count("max_rate", raw)?);
     }
     if let Some(raw) = depth {
         let must = "10 (the default), 1, 50, or 0 for all";
@@ -151,7 +141,11 @@ pub(super) fn read(mut object: Object<'_>, limits: &CommandLimits) -> Result<Sub
     }
     if let Some(raw) = overflow {
         every_only("overflow", &subscribe)?;
-        subscribe.overflow = self::overflow(raw)?;
+        subscribe.overflow = Some(self::overflow(raw)?);
+    }
+    if let Some(raw) = backlog {
+        every_only("backlog", &subscribe)?;
+        subscribe.backlog = Some(count("backlog", raw)?);
     }
     if let Some(raw) = resume {
         every_only("resume", &subscribe)?;
@@ -183,19 +177,16 @@ fn mode(raw: &RawValue, channel: Channel) -> Result<Mode, Fault> {
     Ok(mode)
 }
 
-fn rate(raw: &RawValue) -> Result<u32, Fault> {
+fn count(member: &str, raw: &RawValue) -> Result<u32, Fault> {
     unsigned(raw)
-        .and_then(|rate| u32::try_from(rate).ok())
-        .filter(|rate| *rate >= 1)
-        .ok_or_else(|| bad(wrong("max_rate", "a whole number from 1 to 4294967295", raw)))
+        .and_then(|count| u32::try_from(count).ok())
+        .filter(|count| *count >= 1)
+        .ok_or_else(|| bad(wrong(member, "a whole number from 1 to 4294967295", raw)))
 }
 
 fn overflow(raw: &RawValue) -> Result<Overflow, Fault> {
-    match string(raw).as_deref() {
-        Some("gap") => Ok(Overflow::Gap),
-        Some("disconnect") => Ok(Overflow::Disconnect),
-        _ => Err(bad(wrong("overflow", "\"gap\" or \"disconnect\"", raw))),
-    }
+    let policy = string(raw).and_then(|text| Overflow::parse(&text));
+    policy.ok_or_else(|| bad(wrong("overflow", "\"gap\" or \"disconnect\"", raw)))
 }
 
 fn belongs(option: &str, does: bool, whose: &str, channel: Channel) -> Result<(), Fault> {

@@ -3,7 +3,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::Depth;
+use crate::model::{Depth, Overflow};
 use crate::wire::answer;
 
 fn read(text: &str) -> Result<Request, Refusal> {
@@ -59,7 +59,8 @@ fn the_channel_decides_the_defaults() {
             max_rate: None,
             depth: Depth::Ten,
             snapshot: None,
-            overflow: Overflow::Gap,
+            overflow: None,
+            backlog: None,
             resume: None,
         };
         assert_eq!(subscribe(&text), expected);
@@ -75,10 +76,11 @@ fn every_option_is_read() {
     assert_eq!((latest.mode, latest.max_rate), (Mode::Latest, Some(u32::MAX)));
     assert_eq!((latest.depth, latest.snapshot), (Depth::All, Some(false)));
     let every = subscribe(
-        r#"{"op":"subscribe","channel":"ticker","symbols":["A:B"],"mode":"every","overflow":"disconnect","snapshot":true,
+        r#"{"op":"subscribe","channel":"ticker","symbols":["A:B"],"mode":"every","overflow":"disconnect","backlog":7,"snapshot":true,
             "resume":{"epoch":"e1","seq":{"A:B":18446744073709551615,"A:C":{"epoch":"e2","seq":0}}}}"#,
     );
-    assert_eq!((every.mode, every.overflow, every.snapshot), (Mode::Every, Overflow::Disconnect, Some(true)));
+    assert_eq!((every.mode, every.overflow, every.snapshot), (Mode::Every, Some(Overflow::Disconnect), Some(true)));
+    assert_eq!(every.backlog, Some(7));
     let entry = |symbol: &str, epoch: &str, seq| ResumeEntry { symbol: symbol.into(), epoch: epoch.into(), seq };
     assert_eq!(every.resume.expect("given").entries, [entry("A:B", "e1", u64::MAX), entry("A:C", "e2", 0)]);
 }
@@ -87,7 +89,7 @@ fn every_option_is_read() {
 fn options_are_taken_only_where_they_belong() {
     let all = ["ticker", "quote", "trade", "book", "status"];
     let resume = r#","resume":{"epoch":"e","seq":{"A:B":1}}"#;
-    let table: [(&str, &[&str]); 12] = [
+    let table: [(&str, &[&str]); 15] = [
         (r#","mode":"every""#, &all),
         (r#","mode":"latest""#, &["ticker", "quote", "book"]),
         (r#","max_rate":1"#, &["ticker", "quote"]),
@@ -98,6 +100,9 @@ fn options_are_taken_only_where_they_belong() {
         (r#","overflow":"gap""#, &["trade", "book"]),
         (r#","overflow":"gap","mode":"every""#, &["ticker", "quote", "trade", "book"]),
         (r#","overflow":"gap","mode":"latest""#, &[]),
+        (r#","backlog":1"#, &["trade", "book"]),
+        (r#","backlog":1,"mode":"every""#, &["ticker", "quote", "trade", "book"]),
+        (r#","backlog":1,"mode":"latest""#, &[]),
         (resume, &["trade", "book"]),
         (&format!(r#"{resume},"mode":"every""#), &["ticker", "quote", "trade", "book"]),
     ];
@@ -142,6 +147,9 @@ fn a_refusal_names_the_member_the_fault_and_the_way_out() {
             r#","overflow":"gap""#,
             r#""overflow" belongs to mode "every": leave it out, or send "mode":"every""#,
         ),
+        ("trade", r#","backlog":0"#, r#""backlog" must be a whole number from 1 to 4294967295, not 0"#),
+        ("quote", r#","backlog":5"#, r#""backlog" belongs to mode "every": leave it out, or send "mode":"every""#),
+        ("status", r#","backlog":5"#, r#""backlog" belongs to numbered channels, not to "status": leave it out"#),
         ("status", r#","snapshot":true"#, r#""snapshot" belongs to channels with data, not to "status": leave it out"#),
         ("trade", r#","resume":[1]"#, r#""resume" must be {"epoch":"…","seq":{…}}, not an array"#),
         ("trade", r#","resume":{}"#, r#""resume.seq" is missing: it must be {"VENUE:SYMBOL":1234}"#),
@@ -170,7 +178,7 @@ fn a_refusal_names_the_member_the_fault_and_the_way_out() {
         (
             "trade",
             r#","chanel":"x""#,
-            r#"unknown member "chanel": subscribe takes "id", "channel", "symbols", "mode", "max_rate", "depth", "snapshot", "overflow" and "resume""#,
+            r#"unknown member "chanel": subscribe takes "id", "channel", "symbols", "mode", "max_rate", "depth", "snapshot", "overflow", "backlog" and "resume""#,
         ),
         ("trade", r#","symb\u006fls":[]"#, r#"member "symbols" occurs twice: send it once"#),
         ("trade", r#","mode":"\ud800""#, r#""mode" must be "latest" or "every", not text with half a surrogate pair"#),
@@ -325,6 +333,7 @@ fn command_like() -> impl Strategy<Value = Value> {
             "depth",
             "snapshot",
             "overflow",
+            "backlog",
             "resume",
             "epoch",
             "seq",
@@ -383,7 +392,7 @@ proptest! {
 
     #[test]
     fn never_panics_on_a_damaged_command(at in 0_usize..200, with in any::<u8>(), cut in 0_usize..250) {
-        let mut text = br#"{"op":"subscribe","id":"a\u00e9","channel":"book","symbols":["SIM:*","A:B"],"mode":"every","depth":0,"snapshot":true,"overflow":"gap","resume":{"epoch":"e","seq":{"A:B":1,"A:C":{"epoch":"f","seq":2}}}}"#.to_vec();
+        let mut text = br#"{"op":"subscribe","id":"a\u00e9","channel":"book","symbols":["SIM:*","A:B"],"mode":"every","depth":0,"snapshot":true,"overflow":"gap","backlog":9,"resume":{"epoch":"e","seq":{"A:B":1,"A:C":{"epoch":"f","seq":2}}}}"#.to_vec();
         assert!(parse(&text, &CommandLimits::default()).is_ok());
         let at = at.min(text.len() - 1);
         text[at] = with;
