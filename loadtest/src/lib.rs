@@ -17,5 +17,6 @@ pub mod run;
 pub mod scan;
 pub mod tally;
 pub mod target;
+pub mod venue;
 pub mod verify;
 pub mod worker;
