@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod connect;
 pub mod discover;
 pub mod frame;
