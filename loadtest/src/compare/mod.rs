@@ -48,6 +48,7 @@ const CONNECTS_PER_S: f64 = 4_000.0;
 ///
 /// The exit code is 0 if every measurement came about and every delivery was right, 1 if not, 2 if it could not begin.
 #[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
 pub struct CompareOptions {
     /// Numbers of clients
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,18000")]

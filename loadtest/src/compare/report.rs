@@ -16,6 +16,9 @@ use super::{
     spread::{Spread, ratios},
 };
 
+/// Tasks that run besides this one, in the mean of the last minute; more would share the cores of the comparison.
+const LOAD_MAX: f64 = 0.5;
+
 /// What the result has to be read with.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Facts {
@@ -46,6 +49,10 @@ impl Facts {
             cores,
         };
         let mut notes = Vec::new();
+        let load = text("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+        if load > LOAD_MAX {
+            notes.push(format!("the machine was busy before this began (load {load}): do not rely on the figures"));
+        }
         if cores.server.is_none() {
             notes.push("there is one core: server and client share it, so no figure means much".to_owned());
         }
