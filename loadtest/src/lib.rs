@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod connect;
 pub mod discover;
 pub mod frame;
@@ -17,5 +18,6 @@ pub mod run;
 pub mod scan;
 pub mod tally;
 pub mod target;
+pub mod venue;
 pub mod verify;
 pub mod worker;

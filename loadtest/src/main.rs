@@ -6,12 +6,46 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
-use loadtest::{options::Options, report::Report, run};
+use clap::{Parser, Subcommand};
+use loadtest::{
+    compare::{CompareOptions, PeerCommand},
+    options::Options,
+    report::Report,
+    run,
+};
+
+/// What goes beyond a run of subscribers.
+#[derive(Debug, Parser)]
+struct Command {
+    #[command(subcommand)]
+    command: More,
+}
+
+#[derive(Debug, Subcommand)]
+enum More {
+    Compare(CompareOptions),
+    /// A server of the harness itself
+    #[command(hide = true)]
+    Peer {
+        #[command(subcommand)]
+        peer: PeerCommand,
+    },
+}
 
 fn main() -> ExitCode {
-    match try_main() {
-        Ok(report) if report.is_sound() => ExitCode::SUCCESS,
+    if let Some("compare" | "peer") = std::env::args().nth(1).as_deref() {
+        let done = match Command::parse().command {
+            More::Compare(options) => options.run(),
+            More::Peer { peer } => peer.serve().map(|()| true),
+        };
+        return exit_code(done);
+    }
+    exit_code(try_main().map(|report| report.is_sound()))
+}
+
+fn exit_code(done: anyhow::Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(1),
         Err(error) => {
             // Whoever closed standard error sees the exit code.
