@@ -2,17 +2,27 @@
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
 use anyhow::Context;
 use clap::Parser;
-use loadtest::{options::Options, report::Report, run};
+use loadtest::{
+    diff::Diff,
+    html,
+    options::{Access, Cli, Command},
+    report::Report,
+    run,
+    scenario::Scenario,
+};
+
+/// The load was not what was asked for.
+const EXIT_INVALID: u8 = 3;
 
 fn main() -> ExitCode {
-    match try_main() {
-        Ok(report) if report.is_sound() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(1),
+    match try_main(Cli::parse()) {
+        Ok(code) => code,
         Err(error) => {
             // Whoever closed standard error sees the exit code.
             let _ = writeln!(io::stderr(), "loadtest: {error:#}");
@@ -21,16 +31,60 @@ fn main() -> ExitCode {
     }
 }
 
-fn try_main() -> anyhow::Result<Report> {
-    let options = Options::parse();
-    let json = options.json.clone();
-    let plan = options.plan()?;
+fn try_main(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        None => run_scenario(cli.options.scenario()?, cli.options.access),
+        Some(Command::Run(options)) => {
+            let scenario = options.scenario()?;
+            if options.check {
+                say(&format!("{}: nothing is wrong with it\n", scenario.name))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            run_scenario(scenario, options.access)
+        }
+        Some(Command::Diff(options)) => {
+            let diff = Diff::new(&read(&options.before)?, &read(&options.after)?);
+            write(options.html.as_deref(), || html::diff_page(&diff))?;
+            say(&diff.text())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Show(options)) => {
+            let report = read(&options.result)?;
+            write(options.html.as_deref(), || html::report_page(&report))?;
+            say(&report.text())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run_scenario(scenario: Scenario, access: Access) -> anyhow::Result<ExitCode> {
+    let (json, html) = (access.json.clone(), access.html.clone());
+    let plan = access.plan(scenario)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(run::run(plan))?;
     if let Some(path) = json {
         let text = serde_json::to_vec_pretty(&report)?;
         std::fs::write(&path, text).with_context(|| format!("the result file {}", path.display()))?;
     }
-    io::stdout().write_all(report.text().as_bytes())?;
-    Ok(report)
+    write(html.as_deref(), || html::report_page(&report))?;
+    say(&report.text())?;
+    Ok(match report.outcome.as_str() {
+        "ok" => ExitCode::SUCCESS,
+        "invalid" => ExitCode::from(EXIT_INVALID),
+        _ => ExitCode::from(1),
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<Report> {
+    let text = std::fs::read(path).with_context(|| format!("the result {}", path.display()))?;
+    Report::from_json(&text).with_context(|| format!("the result {}", path.display()))
+}
+
+fn write(path: Option<&Path>, page: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, page()).with_context(|| format!("the page {}", path.display()))
+}
+
+fn say(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())
 }
