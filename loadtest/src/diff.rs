@@ -313,7 +313,8 @@ mod tests {
     fn a_difference_within_the_seconds_own_variation_is_no_difference() {
         let wild = [50.0, 150.0, 60.0, 140.0, 80.0, 120.0];
         let wilder = [70.0, 170.0, 80.0, 160.0, 100.0, 140.0];
-        let row = |a: &[f64], b: &[f64]| row(&Diff::new(&report(a, 1.0, 1.0), &report(b, 1.0, 1.0)), "deliveries").clone();
+        let row =
+            |a: &[f64], b: &[f64]| row(&Diff::new(&report(a, 1.0, 1.0), &report(b, 1.0, 1.0)), "deliveries").clone();
         assert_eq!(row(&wild, &wilder).better, Better::Same);
         assert_eq!(row(&[100.0; 6], &[120.0; 6]).better, Better::After);
     }

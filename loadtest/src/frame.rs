@@ -123,24 +123,30 @@ pub fn append_client(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: [u8; 4
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
+/// Appends one whole server frame to `out`: what the harness sends where it plays a server.
+pub fn append_server(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.push(0x80 | opcode);
+    match payload.len() {
+        length @ 0..=125 => out.push(length as u8),
+        length @ 126..=0xFFFF => {
+            out.push(126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn server_frame(head: u8, payload: &[u8]) -> Vec<u8> {
-        let mut out = vec![head];
-        match payload.len() {
-            length @ 0..=125 => out.push(length as u8),
-            length @ 126..=0xFFFF => {
-                out.push(126);
-                out.extend_from_slice(&(length as u16).to_be_bytes());
-            }
-            length => {
-                out.push(127);
-                out.extend_from_slice(&(length as u64).to_be_bytes());
-            }
-        }
-        out.extend_from_slice(payload);
+        let mut out = Vec::new();
+        append_server(&mut out, head & 0x0F, payload);
         out
     }
 

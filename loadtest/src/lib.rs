@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod connect;
 pub mod diff;
 pub mod discover;
@@ -22,5 +23,6 @@ pub mod scenario;
 pub mod tally;
 pub mod target;
 pub mod values;
+pub mod venue;
 pub mod verify;
 pub mod worker;

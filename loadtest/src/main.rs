@@ -48,6 +48,8 @@ fn try_main(cli: Cli) -> anyhow::Result<ExitCode> {
             say(&diff.text())?;
             Ok(ExitCode::SUCCESS)
         }
+        Some(Command::Compare(options)) => Ok(if options.run()? { ExitCode::SUCCESS } else { ExitCode::from(1) }),
+        Some(Command::Peer { peer }) => peer.serve().map(|()| ExitCode::SUCCESS),
         Some(Command::Show(options)) => {
             let report = read(&options.result)?;
             write(options.html.as_deref(), || html::report_page(&report))?;

@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
 use crate::{
+    compare::{CompareOptions, PeerCommand},
     scenario::{
-        self, Group, LATENESS_P99_MAX, Mode, Overflow, PerClient, Phase, Scenario, Source, Subscription, duration, share,
+        self, Group, LATENESS_P99_MAX, Mode, Overflow, PerClient, Phase, Scenario, Source, Subscription, duration,
+        share,
     },
     target::Target,
 };
@@ -37,6 +39,15 @@ pub enum Command {
     Diff(DiffOptions),
     /// Show a result again
     Show(ShowOptions),
+    /// Measures the hub beside peers: same load, same client, alternating, on this machine
+    Compare(CompareOptions),
+    /// A server of the harness itself
+    #[command(hide = true)]
+    Peer {
+        /// Which one.
+        #[command(subcommand)]
+        peer: PeerCommand,
+    },
 }
 
 /// Options of `run`.
@@ -274,8 +285,7 @@ impl Options {
             slow_bytes_per_s: self.slow_rate.bytes_per_s,
             ..Phase::plain("measured", self.duration)
         };
-        let warmup =
-            Phase { measure: false, name: "warm-up".to_owned(), duration: self.warmup, ..slow.clone() };
+        let warmup = Phase { measure: false, name: "warm-up".to_owned(), duration: self.warmup, ..slow.clone() };
         let scenario = Scenario {
             name: "options".to_owned(),
             about: String::new(),

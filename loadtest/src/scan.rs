@@ -186,7 +186,14 @@ impl Scanner {
             Some(at) if rest[at - 1..] == *b",\"snap\":true}" => true,
             Some(_) => return None,
         };
-        Some(Event { channel: Cow::Borrowed(channel), symbol: Cow::Borrowed(symbol), seq, rx: Some(rx), snapshot, depth })
+        Some(Event {
+            channel: Cow::Borrowed(channel),
+            symbol: Cow::Borrowed(symbol),
+            seq,
+            rx: Some(rx),
+            snapshot,
+            depth,
+        })
     }
 }
 
@@ -237,9 +244,14 @@ pub fn any_order(text: &[u8]) -> Result<Message<'_>, String> {
     let wire: Wire<'_> = serde_json::from_slice(text).map_err(|error| format!("not a message: {error}"))?;
     match (wire.op.as_deref(), wire.ch) {
         (Some("gap"), Some(channel)) => match (wire.sym, wire.from, wire.to, wire.cause) {
-            (Some(symbol), Some(from), Some(to), Some(cause)) => {
-                Ok(Message::Gap(Gap { channel: channel.into_owned(), symbol: symbol.into_owned(), from, to, cause, depth: wire.depth }))
-            }
+            (Some(symbol), Some(from), Some(to), Some(cause)) => Ok(Message::Gap(Gap {
+                channel: channel.into_owned(),
+                symbol: symbol.into_owned(),
+                from,
+                to,
+                cause,
+                depth: wire.depth,
+            })),
             _ => Err("a gap without sym, from, to or cause".to_owned()),
         },
         (Some("epoch"), _) => {
@@ -361,8 +373,14 @@ mod tests {
     #[test]
     fn gaps_status_epochs_and_answers_are_told_apart() {
         let gap = br#"{"op":"gap","ch":"trade","sym":"S:A","from":120,"to":131,"cause":"slow_consumer"}"#;
-        let expected =
-            Gap { channel: "trade".into(), symbol: "S:A".into(), from: 120, to: 131, cause: "slow_consumer".into(), depth: None };
+        let expected = Gap {
+            channel: "trade".into(),
+            symbol: "S:A".into(),
+            from: 120,
+            to: 131,
+            cause: "slow_consumer".into(),
+            depth: None,
+        };
         assert_eq!(any_order(gap), Ok(Message::Gap(expected)));
         let status = br#"{"ch":"status","sym":"SIM:*","state":"stale","cause":"silence","ts":"5"}"#;
         assert_eq!(any_order(status), Ok(Message::Status));

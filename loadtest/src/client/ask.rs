@@ -87,7 +87,8 @@ impl Client {
 
     fn subscribed(&mut self, answer: &Answer, plan: &Plan, tally: &mut Tally) -> Result<(), End> {
         let group = &plan.scenario.groups[self.group];
-        let asked = group.subscriptions.iter().position(|held| answer.channel.as_deref() == Some(held.channel.as_str()));
+        let asked =
+            group.subscriptions.iter().position(|held| answer.channel.as_deref() == Some(held.channel.as_str()));
         let Some(asked) = asked else {
             tally.violation("answer", || format!("client {}: `subscribed` to another channel", self.number));
             return Ok(());

@@ -335,4 +335,3 @@ impl Client {
         frame::append_client(&mut self.out, frame::CLOSE, &1000_u16.to_be_bytes(), mask);
     }
 }
-

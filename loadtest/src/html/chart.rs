@@ -110,11 +110,8 @@ impl Chart {
             None => Scale::of(points().map(|(x, _)| x).chain(ends), self.x.log, false),
         };
         let y = Scale::of(points().map(|(_, y)| y), self.y.log, true);
-        let _ = write!(
-            out,
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
-            escaped(self.title)
-        );
+        let _ =
+            write!(out, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(self.title));
         self.draw_bands(&mut out, &x);
         self.draw_axes(&mut out, &x, &y);
         for (at, series) in self.series.iter().enumerate() {
@@ -133,7 +130,10 @@ impl Chart {
             let (left, right) = (across(x, *from), across(x, *to));
             let (width, height) = (right - left, HEIGHT - TOP - BOTTOM);
             let kind = if at % 2 == 0 { "band even" } else { "band odd" };
-            let _ = write!(out, "<rect class=\"{kind}\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>");
+            let _ = write!(
+                out,
+                "<rect class=\"{kind}\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
+            );
             // A name that does not fit would lie over the next one; the table has them all.
             if width > name.chars().count() as f64 * 6.6 {
                 let middle = left + width / 2.0;

@@ -100,7 +100,10 @@ fn cards(report: &Report) -> String {
         (microseconds(report.latency_us.p50), "latency p50"),
         (microseconds(report.latency_us.p99), "latency p99"),
         (microseconds(report.latency_us.p999), "latency p99.9"),
-        (hub.and_then(|hub| hub.cpu_ns_per_delivery).map_or_else(none, |ns| format!("{ns:.0} ns")), "hub CPU a delivery"),
+        (
+            hub.and_then(|hub| hub.cpu_ns_per_delivery).map_or_else(none, |ns| format!("{ns:.0} ns")),
+            "hub CPU a delivery",
+        ),
         (
             hub.and_then(|hub| hub.bytes_per_session).map_or_else(none, |bytes| format!("{}B", count(bytes))),
             "memory of an idle session",
@@ -157,8 +160,11 @@ fn charts(reports: &[(&str, &Report)]) -> Vec<Chart> {
     let p50: Figure = Box::new(move |second| positive(second.latency_us.p50));
     let p99: Figure = Box::new(move |second| positive(second.latency_us.p99));
     let max: Figure = Box::new(move |second| positive(second.latency_us.max));
-    let latencies: Vec<(&str, Figure)> =
-        if reports.len() == 1 { vec![("p50", p50), ("p99", p99), ("max", max)] } else { vec![("p50", p50), ("p99", p99)] };
+    let latencies: Vec<(&str, Figure)> = if reports.len() == 1 {
+        vec![("p50", p50), ("p99", p99), ("max", max)]
+    } else {
+        vec![("p50", p50), ("p99", p99)]
+    };
     let deliveries: Figure = Box::new(|second| Some(second.deliveries_per_s));
     let cpu: Figure = Box::new(|second| second.hub_cpu_ns_per_delivery);
     let memory: Figure = Box::new(|second| second.hub_rss_bytes.map(|bytes| bytes as f64));
@@ -190,7 +196,15 @@ fn percentiles(reports: &[(&str, &Report)], named: impl Fn(&str, &str) -> String
     }
     series.truncate(LINES_MAX);
     let rarest = series.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(100.0, f64::max);
-    let marks = [(2.0, "50 %"), (10.0, "90 %"), (100.0, "99 %"), (1e3, "99.9 %"), (1e4, "99.99 %"), (1e5, "99.999 %"), (1e6, "99.9999 %")];
+    let marks = [
+        (2.0, "50 %"),
+        (10.0, "90 %"),
+        (100.0, "99 %"),
+        (1e3, "99.9 %"),
+        (1e4, "99.99 %"),
+        (1e5, "99.999 %"),
+        (1e6, "99.9999 %"),
+    ];
     Chart {
         title: "Latency by percentile",
         x: Axis {
@@ -224,13 +238,15 @@ fn phases(report: &Report) -> String {
          <th>conflated</th><th>gaps</th><th>harness late, p99</th></tr></thead><tbody>",
     );
     for phase in &report.phases {
-        let name = if phase.measured { escaped(&phase.name) } else { format!("{} (not counted)", escaped(&phase.name)) };
+        let name =
+            if phase.measured { escaped(&phase.name) } else { format!("{} (not counted)", escaped(&phase.name)) };
         let latency = |figure: fn(&Spread) -> f64| match phase.latency_us.count {
             0 => "–".to_owned(),
             _ => microseconds(figure(&phase.latency_us)),
         };
         let hub = phase.hub.as_ref();
-        let cpu = hub.and_then(|hub| hub.cpu_ns_per_delivery).map_or_else(|| "–".to_owned(), |ns| format!("{ns:.0} ns"));
+        let cpu =
+            hub.and_then(|hub| hub.cpu_ns_per_delivery).map_or_else(|| "–".to_owned(), |ns| format!("{ns:.0} ns"));
         let rss = hub.map_or_else(|| "–".to_owned(), |hub| format!("{}B", count(hub.rss_bytes as f64)));
         let late = if phase.late_us.count == 0 { "–".to_owned() } else { microseconds(phase.late_us.p99) };
         let window = &phase.window;
@@ -281,7 +297,10 @@ fn run_options(report: &Report) -> String {
     let mut rows: Vec<(String, String)> = vec![
         ("server".into(), options.url.clone()),
         ("source of events".into(), options.source.clone()),
-        ("clients".into(), format!("{} on {} threads, {} connects/s", options.clients, options.threads, options.connect_rate)),
+        (
+            "clients".into(),
+            format!("{} on {} threads, {} connects/s", options.clients, options.threads, options.connect_rate),
+        ),
         ("instruments".into(), options.instruments.to_string()),
         ("seed".into(), options.seed.to_string()),
     ];
@@ -302,16 +321,22 @@ fn run_options(report: &Report) -> String {
     }
     let client = &report.client;
     let busiest = client.busiest_thread * 100.0;
-    rows.push(("harness".into(), format!(
-        "{:.0} ns a delivery, busiest thread {busiest:.0} %, late by {} at p99 ({} is the most)",
-        client.cpu_ns_per_delivery,
-        microseconds(report.generator.late_us.p99),
-        microseconds(report.generator.late_p99_max_us)
-    )));
-    rows.push(("checked".into(), format!(
-        "{} values compared among clients, {} checked whole",
-        report.window.values_compared, report.window.values_checked
-    )));
+    rows.push((
+        "harness".into(),
+        format!(
+            "{:.0} ns a delivery, busiest thread {busiest:.0} %, late by {} at p99 ({} is the most)",
+            client.cpu_ns_per_delivery,
+            microseconds(report.generator.late_us.p99),
+            microseconds(report.generator.late_p99_max_us)
+        ),
+    ));
+    rows.push((
+        "checked".into(),
+        format!(
+            "{} values compared among clients, {} checked whole",
+            report.window.values_compared, report.window.values_checked
+        ),
+    ));
     let mut out = String::from("<h2>What was run</h2><div class=\"wide\"><table><tbody>");
     for (name, text) in rows {
         let _ = write!(out, "<tr><td>{}</td><td class=\"text\">{}</td></tr>", escaped(&name), escaped(&text));

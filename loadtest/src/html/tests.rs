@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     diff::Diff,
-    report::{CommandsPart, ComebackPart, HubPart, PhaseHubPart, PhasePart, Report, Second, Spread},
+    report::{ComebackPart, CommandsPart, HubPart, PhaseHubPart, PhasePart, Report, Second, Spread},
 };
 
 fn report() -> Report {

@@ -18,7 +18,7 @@ use crate::{
     hub_process::{Sample, Used},
     measure::{Close, Count, Outcome, PhaseOutcome, Totals},
     options::Plan,
-    scenario::{PerClient, Phase, Source, Subscription},
+    scenario::{LATENESS_COUNT_MIN, PerClient, Phase, Source, Subscription},
 };
 
 /// The version of the JSON object's form.
@@ -166,7 +166,11 @@ impl Report {
             slow: (plan.scenario.slow_max() > 0.0).then(|| slow_part(plan, totals, &outcome)),
             client: client_part(&all.0, &all.1),
             hub: facts.hub.zip(used).map(|(hub, used)| hub_part(&hub, &used, delivered)),
-            generator: GeneratorPart { valid: late_us.p99 <= late_p99_max_us, late_us, late_p99_max_us },
+            generator: GeneratorPart {
+                valid: late_us.count < LATENESS_COUNT_MIN || late_us.p99 <= late_p99_max_us,
+                late_us,
+                late_p99_max_us,
+            },
             violations: ViolationsPart {
                 total: totals[Count::Violations],
                 by_name: outcome.faults_by_name.by_text().clone(),

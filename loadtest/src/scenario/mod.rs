@@ -20,6 +20,8 @@ pub const CLIENTS_MAX: usize = 1_000_000;
 pub const RATE_MAX: u32 = 1_000_000;
 /// A generator whose p99 comes later than this behind its plan has not offered the load that was asked for.
 pub const LATENESS_P99_MAX: Duration = Duration::from_millis(20);
+/// Fewer planned things than this are no load to speak of, and their 99th percentile is their worst.
+pub const LATENESS_COUNT_MIN: u64 = 100;
 /// The depth of a `book` that is subscribed to without one, as the protocol says.
 const BOOK_DEPTH_DEFAULT: u32 = 10;
 
@@ -344,7 +346,8 @@ impl Scenario {
         let venue = matches!(self.source, Source::Venue(_));
         if phase.rate > 0 && !venue {
             let reason = "the hub's own feed cannot be steered from here";
-            let fix = "set `source.kind = \"venue\"`, or leave it out and set the feed's rate in the hub's configuration";
+            let fix =
+                "set `source.kind = \"venue\"`, or leave it out and set the feed's rate in the hub's configuration";
             wrongs.push(Wrong::new(key("rate"), phase.rate, reason, fix));
         }
         if phase.burst > 1 && phase.rate == 0 {

@@ -19,7 +19,8 @@ pub fn from_toml(text: &str, overrides: &[String]) -> anyhow::Result<Scenario> {
     for change in overrides {
         let (key, value) = change.split_once('=').with_context(|| format!("--set {change}: write key=value"))?;
         let path: Vec<&str> = key.trim().split('.').collect();
-        set(&mut table, &path, &value_of(value.trim())).map_err(|reason| anyhow::anyhow!("--set {change}: {reason}"))?;
+        set(&mut table, &path, &value_of(value.trim()))
+            .map_err(|reason| anyhow::anyhow!("--set {change}: {reason}"))?;
     }
     let wrongs = RefCell::new(Vec::new());
     let scenario = scenario(table, &wrongs);
@@ -91,13 +92,7 @@ impl<'a> Keys<'a> {
         self.table.remove(key)
     }
 
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        fix: &str,
-        default: T,
-        parse: impl Fn(&Value) -> Result<T, String>,
-    ) -> T {
+    fn read<T>(&mut self, key: &'static str, fix: &str, default: T, parse: impl Fn(&Value) -> Result<T, String>) -> T {
         let Some(value) = self.take(key) else { return default };
         match parse(&value) {
             Ok(read) => read,
@@ -247,7 +242,12 @@ fn scenario(table: Table, wrongs: &RefCell<Vec<Wrong>>) -> Scenario {
     let phases: Vec<Phase> = keys.tables("phase").into_iter().map(phase).collect();
     if phases.is_empty() || phases.len() > PHASES_MAX {
         let reason = format!("a scenario has 1 to {PHASES_MAX} phases");
-        wrongs.borrow_mut().push(Wrong::new("phase", phases.len(), &reason, "write [[phase]] with `name` and `duration`"));
+        wrongs.borrow_mut().push(Wrong::new(
+            "phase",
+            phases.len(),
+            &reason,
+            "write [[phase]] with `name` and `duration`",
+        ));
     }
     let scenario = Scenario {
         name,
@@ -301,13 +301,16 @@ fn subscription(mut keys: Keys<'_>) -> Subscription {
             let texts = value.as_array().map(|list| list.iter().map(|one| one.as_str().map(str::to_owned)).collect());
             texts.flatten().ok_or_else(|| "a list of texts is needed".to_owned())
         }),
-        per_client: keys.read("symbols_per_client", "write a number from 1, or \"all\"", PerClient::Count(1), |value| {
-            match (value.as_str(), value.as_integer()) {
+        per_client: keys.read(
+            "symbols_per_client",
+            "write a number from 1, or \"all\"",
+            PerClient::Count(1),
+            |value| match (value.as_str(), value.as_integer()) {
                 (Some("all"), _) => Ok(PerClient::All),
                 (_, Some(count @ 1..)) => Ok(PerClient::Count(count as usize)),
                 _ => Err("it is neither a number from 1 nor \"all\"".to_owned()),
-            }
-        }),
+            },
+        ),
         max_rate: keys.optional_integer("max_rate", 1..=u64::from(u32::MAX)),
         depth: keys.optional_integer("depth", 0..=1_000),
         overflow: {

@@ -39,7 +39,8 @@ fn a_file_says_what_is_run_and_the_rest_has_defaults() {
 
 #[test]
 fn overrides_count_above_the_file_and_name_phases_by_name_place_or_all() {
-    let changes = ["clients=7", "phase.storm.duration=2s", "phase.0.measure=false", "subscribe.0.symbols=[\"SIM:AAA-USD\"]"];
+    let changes =
+        ["clients=7", "phase.storm.duration=2s", "phase.0.measure=false", "subscribe.0.symbols=[\"SIM:AAA-USD\"]"];
     let scenario = read(STORM, &changes).unwrap();
     assert_eq!((scenario.clients, scenario.phases[1].duration), (7, Duration::from_secs(2)));
     assert_eq!((scenario.phases[0].measure, scenario.phases[1].measure), (false, true));
@@ -82,7 +83,8 @@ fn what_is_wrong_is_told_with_key_value_reason_and_fix() {
     assert_eq!(two.lines().count(), 2, "all faults at once: {two}");
     assert!(read("clients = ", &[]).unwrap_err().contains("line 1"), "the place of what is no TOML is told");
     assert!(read("", &[]).unwrap_err().contains("[[subscribe]]"));
-    let patterns = ["subscribe.0.symbols=[\"A:*\",\"B:*\"]", "subscribe.0.symbols_per_client=all", "phase.0.churn_rate=5"];
+    let patterns =
+        ["subscribe.0.symbols=[\"A:*\",\"B:*\"]", "subscribe.0.symbols_per_client=all", "phase.0.churn_rate=5"];
     assert!(read(STORM, &patterns).unwrap_err().contains("several patterns"));
 }
 
@@ -128,7 +130,11 @@ fn every_scenario_that_is_shipped_can_be_run() {
         let path = entry.unwrap().path();
         let scenario = read(&std::fs::read_to_string(&path).unwrap(), &[]);
         let scenario = scenario.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert_eq!(path.file_stem().unwrap().to_str(), Some(scenario.name.as_str()), "a file is called as its scenario");
+        assert_eq!(
+            path.file_stem().unwrap().to_str(),
+            Some(scenario.name.as_str()),
+            "a file is called as its scenario"
+        );
         assert!(!scenario.about.is_empty());
         names.push(scenario.name);
     }

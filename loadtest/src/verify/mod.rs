@@ -285,8 +285,7 @@ impl Streams {
     pub fn cut(&mut self, may_resume: impl Fn(u32) -> bool) {
         for (symbol, state) in self.symbols.iter().zip(&mut self.states) {
             let resumes = state.phase() == Phase::Live && may_resume(*symbol);
-            *state =
-                if resumes { Stream::new(Phase::Resuming, state.seq()) } else { Stream::new(Phase::Asked, 0) };
+            *state = if resumes { Stream::new(Phase::Resuming, state.seq()) } else { Stream::new(Phase::Asked, 0) };
         }
     }
 

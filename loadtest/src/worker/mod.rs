@@ -131,7 +131,7 @@ impl Worker {
             buffer: vec![0; READ_BYTES],
             candidates,
             arrivals: Arrivals {
-                schedule: Schedule::new(now, scenario.connect_rate, clients.len() as u64, thread, threads),
+                schedule: Schedule::new(now, scenario.connect_rate, 0, thread, threads),
                 waiting: (0..clients.len()).collect(),
                 connecting: 0,
                 connecting_max: (CONNECTING_MAX / threads).max(1),
@@ -158,6 +158,8 @@ impl Worker {
     /// epoll itself fails.
     pub fn run(mut self) -> io::Result<Outcome> {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
+        // The plan begins with the thread, not with what had to be built before it.
+        self.arrivals.schedule = self.connect_schedule(clock::instant());
         loop {
             self.follow_step();
             self.keep_to_plan();
@@ -189,6 +191,11 @@ impl Worker {
                 return Ok(self.tally.outcome);
             }
         }
+    }
+
+    fn connect_schedule(&self, begun: Instant) -> Schedule {
+        let scenario = &self.plan.scenario;
+        Schedule::new(begun, scenario.connect_rate, self.clients.len() as u64, self.thread, scenario.threads)
     }
 
     /// Until the next planned thing, at most [`IDLE_WAIT`].

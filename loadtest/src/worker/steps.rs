@@ -103,7 +103,8 @@ impl Worker {
         let frontier = self.frontier();
         stragglers.retain(|place| {
             let client = &self.clients[*place];
-            client.is_live() && !client.behind(&self.tally, |stream, every| how_far(&frontier, stream, every)).is_empty()
+            client.is_live()
+                && !client.behind(&self.tally, |stream, every| how_far(&frontier, stream, every)).is_empty()
         });
         if stragglers.is_empty() {
             self.shared.done.fetch_add(1, Ordering::AcqRel);
