@@ -14,7 +14,8 @@ use loadtest::{
     options::{Access, Cli, Command},
     report::Report,
     run,
-    scenario::Scenario,
+    scenario::{Scenario, Source},
+    source::{self, Stage},
 };
 
 /// The load was not what was asked for.
@@ -59,11 +60,19 @@ fn try_main(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn run_scenario(scenario: Scenario, access: Access) -> anyhow::Result<ExitCode> {
+fn run_scenario(scenario: Scenario, mut access: Access) -> anyhow::Result<ExitCode> {
     let (json, html) = (access.json.clone(), access.html.clone());
+    let stage = match &scenario.source {
+        Source::Hub => None,
+        Source::Venue(source) => {
+            let stage = Stage::start(access.hub.clone(), source, &source::kinds(&scenario))?;
+            stage.direct(&mut access);
+            Some(stage)
+        }
+    };
     let plan = access.plan(scenario)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(run::run(plan))?;
+    let report = runtime.block_on(run::run(plan, stage.as_ref().map(Stage::venue)))?;
     if let Some(path) = json {
         let text = serde_json::to_vec_pretty(&report)?;
         std::fs::write(&path, text).with_context(|| format!("the result file {}", path.display()))?;

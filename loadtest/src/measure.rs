@@ -229,6 +229,8 @@ pub struct Shared {
     pub tick: AtomicU32,
     /// Threads that have done what the phase asks of them.
     pub done: AtomicUsize,
+    /// Threads that have seen the step.
+    pub entered: AtomicUsize,
     /// By thread.
     pub published: Vec<Published>,
     /// The last number of each stream that any client has, as of [`Step::Frontier`]: by kind and instrument.
@@ -247,6 +249,7 @@ impl Shared {
             step: AtomicU32::new(Step::Connect.code()),
             tick: AtomicU32::new(0),
             done: AtomicUsize::new(0),
+            entered: AtomicUsize::new(0),
             published,
             frontier: Mutex::default(),
             last_values: Mutex::default(),
@@ -263,6 +266,7 @@ impl Shared {
     /// Moves on; what was written before is seen by every thread that sees the new step.
     pub fn enter(&self, step: Step) {
         self.done.store(0, Ordering::Release);
+        self.entered.store(0, Ordering::Release);
         self.step.store(step.code(), Ordering::Release);
     }
 

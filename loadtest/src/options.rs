@@ -12,6 +12,7 @@ use crate::{
         self, Group, LATENESS_P99_MAX, Mode, Overflow, PerClient, Phase, Scenario, Source, Subscription, duration,
         share,
     },
+    source::Origin,
     target::Target,
 };
 
@@ -101,6 +102,9 @@ pub struct Access {
     /// Take url and token from the file that the hub writes when it is ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+    /// The hub's program, where the scenario's source is a venue; by default the one beside this program
+    #[arg(long, value_name = "PROGRAM")]
+    pub hub: Option<PathBuf>,
     /// Process of the hub, for its CPU per delivery and memory per session
     #[arg(long)]
     pub pid: Option<u32>,
@@ -222,6 +226,8 @@ pub struct Plan {
     pub pid: Option<u32>,
     /// Local addresses to connect from.
     pub source_addresses: Vec<IpAddr>,
+    /// When the venue's clock began, where this process plays it.
+    pub origin: Option<Origin>,
 }
 
 /// What the hub writes when it is ready.
@@ -255,7 +261,8 @@ impl Access {
         let token = self.token.or(ready_token).context("--token is needed")?;
         ensure!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()), "the token is malformed");
         let target = Target::resolve(&url, http.as_deref())?;
-        Ok(Plan { scenario, target, token, pid: self.pid, source_addresses: self.source_addresses })
+        let origin = matches!(scenario.source, Source::Venue(_)).then(Origin::now);
+        Ok(Plan { scenario, target, token, pid: self.pid, source_addresses: self.source_addresses, origin })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, sync_channel},
     },
@@ -21,10 +21,12 @@ use tokio::{
 use crate::{
     clock, connect, discover,
     hub_process::Sample,
-    measure::{self, Count, Outcome, Shared, Step, Totals},
+    measure::{self, Count, Outcome, Reached, Shared, Step, Totals},
     options::Plan,
     progress::Progress,
     report::{Facts, HubFacts, PhaseFacts, Report, Second, count},
+    source::{Generator, Sent},
+    venue::Venue,
     worker::{LiveFigures, Worker},
 };
 
@@ -34,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LIVE_FIGURES_PER_THREAD: usize = 4;
 /// A thread answers within a turn, which is never longer than this unless it is saturated.
 const LIVE_FIGURES_WAIT: Duration = Duration::from_millis(30);
+/// What is left of a phase is shown as a second if it was at least so long.
+const SECOND_MIN: Duration = Duration::from_millis(500);
 /// How long threads may take to say how far their clients have come.
 const FRONTIER_WAIT: Duration = Duration::from_secs(10);
 
@@ -53,13 +57,15 @@ struct Run {
     interrupt: Signal,
     seconds: Vec<Second>,
     facts: Facts,
+    generator: Option<Generator>,
+    sent: Option<Sent>,
 }
 
-/// Runs the plan from the first connection to the report.
+/// Runs the plan from the first connection to the report; `venue` is the one that this process plays.
 ///
 /// # Errors
 /// It cannot begin, or a thread of this process fails.
-pub async fn run(plan: Plan) -> anyhow::Result<Report> {
+pub async fn run(plan: Plan, venue: Option<Arc<Venue>>) -> anyhow::Result<Report> {
     let plan = Arc::new(plan);
     let scenario = &plan.scenario;
     connect::raise_descriptor_limit(scenario.clients)?;
@@ -75,10 +81,23 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         let thread = thread::Builder::new().name(format!("clients-{number}"));
         threads.push(thread.spawn(move || worker.run())?);
     }
+    let generator = match (venue, plan.origin) {
+        (Some(venue), Some(origin)) => Some(Generator::start(venue, scenario, shared.clone(), origin)?),
+        _ => None,
+    };
     let facts = Facts { instruments: instruments.len(), ..Facts::default() };
     let progress = Progress::new();
-    let mut run =
-        Run { plan: plan.clone(), shared: shared.clone(), live, progress, interrupt, seconds: Vec::new(), facts };
+    let mut run = Run {
+        plan: plan.clone(),
+        shared: shared.clone(),
+        live,
+        progress,
+        interrupt,
+        seconds: Vec::new(),
+        facts,
+        generator,
+        sent: None,
+    };
     // The threads have to be sent home whatever happens in between.
     let steered = run.steer(before).await;
     shared.enter(Step::Close);
@@ -89,6 +108,11 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         outcome.merge(mine.context("epoll")?);
     }
     run.progress.finish();
+    if let Some(sent) = &run.sent {
+        for (phase, late) in outcome.phases.iter_mut().zip(&sent.late) {
+            phase.late.add(late).expect("all histograms have the same bounds");
+        }
+    }
     run.facts.interrupted = steered? == Go::Interrupted;
     run.facts.totals = shared.totals();
     Ok(Report::new(&plan, run.facts, outcome, run.seconds))
@@ -127,6 +151,7 @@ impl Run {
             }
         }
         self.wait_for_return().await;
+        self.finish_generator()?;
         self.shared.enter(Step::Frontier);
         self.wait_for_threads(FRONTIER_WAIT).await;
         self.shared.enter(Step::Tail);
@@ -163,6 +188,13 @@ impl Run {
         // What was timed before does not belong to the first second.
         let _ = self.fetch_live().await;
         self.shared.enter(Step::Run(at as u8));
+        // A thread that is busy with a long turn would take a short phase for over before it has seen it.
+        let asked = clock::instant();
+        while self.shared.entered.load(Ordering::Acquire) < plan.scenario.threads
+            && clock::instant() - asked < FRONTIER_WAIT
+        {
+            time::sleep(Duration::from_millis(1)).await;
+        }
         self.progress.begin(&title, phase.duration.as_millis() as u64);
         let own_cpu = clock::process_cpu();
         let hub = plan.pid.and_then(|pid| Sample::light(pid).ok());
@@ -194,7 +226,8 @@ impl Run {
             let now = clock::instant();
             let passed = now - begun;
             let left = length.saturating_sub(passed);
-            if now - last.0 >= Duration::from_secs(1) {
+            let last_one = left.is_zero() && now - last.0 >= SECOND_MIN;
+            if now - last.0 >= Duration::from_secs(1) || last_one {
                 let (totals, latency) = (self.shared.totals(), self.fetch_live().await);
                 let hub = self.plan.pid.and_then(|pid| Sample::light(pid).ok());
                 let used = last.2.as_ref().zip(hub.as_ref()).map(|(before, now)| (now.used_since(before).ns, now.rss));
@@ -203,6 +236,9 @@ impl Run {
                 figures = second.line(totals);
                 self.seconds.push(second);
                 last = (now, totals, hub);
+                if last_one {
+                    return Go::On;
+                }
             }
             self.progress.update(passed.as_millis() as u64, &format!("{:.0} s left  {figures}", left.as_secs_f64()));
             if left.is_zero() {
@@ -231,6 +267,23 @@ impl Run {
                 return;
             }
         }
+    }
+
+    /// What the venue sent is what every client has to come to, whether any of them got it or not.
+    fn finish_generator(&mut self) -> anyhow::Result<()> {
+        let Some(generator) = self.generator.take() else { return Ok(()) };
+        let sent = generator.finish()?;
+        let kinds = self.plan.scenario.kinds();
+        let mut frontier = self.shared.frontier.lock().unwrap_or_else(PoisonError::into_inner);
+        for (channel, instrument, last) in sent.last_numbers() {
+            if let Some(kind) = kinds.iter().position(|kind| kind.channel == channel) {
+                let reached = Reached { any: last, event: last };
+                frontier.entry((kind as u8, instrument.into())).or_default().add(reached);
+            }
+        }
+        drop(frontier);
+        self.sent = Some(sent);
+        Ok(())
     }
 
     /// Sleeps, unless the user has had enough.

@@ -14,6 +14,7 @@ use crate::{
     random::Random,
     scan::Scanner,
     scenario::{Group, Kind, Scenario},
+    source::Origin,
     values::{self, Compared, Values},
     verify::{Fault, Rules},
 };
@@ -147,6 +148,8 @@ pub struct Tally {
     pub random: Random,
     /// The phase of the scenario under way, if it is measured.
     pub measured: Option<usize>,
+    /// The venue's clock, where this process plays it.
+    pub origin: Option<Origin>,
     values: Values,
     shared: Option<Arc<Shared>>,
     check_values: u32,
@@ -174,6 +177,7 @@ impl Tally {
             owed: FxHashMap::default(),
             random: Random::new(scenario.seed.wrapping_add(thread as u64)),
             measured: None,
+            origin: plan.origin,
             values: Values::default(),
             shared: (scenario.threads > 1).then(|| shared.clone()),
             check_values: scenario.check_values,
@@ -216,13 +220,13 @@ impl Tally {
         self.totals[count] += number;
     }
 
-    /// Takes the time of one verified live event of a healthy client.
+    /// Takes the time of one verified live event of a healthy client, from its `rx` or from when it was planned.
     #[inline]
-    pub fn time(&mut self, rx: u64, now: u64) {
-        if rx > now {
+    pub fn time(&mut self, begin: u64, now: u64) {
+        if begin > now {
             self.totals[Count::ClockAhead] += 1;
         }
-        let latency = now.saturating_sub(rx);
+        let latency = now.saturating_sub(begin);
         if let Some(phase) = self.measured {
             self.outcome.phases[phase].latency.saturating_record(latency);
         }

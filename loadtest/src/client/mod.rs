@@ -247,6 +247,18 @@ impl Client {
             tally.violation("value", || format!("client {}: {reason}: {}", self.number, shown(text)));
             sound = false;
         }
+        let begin = match tally.origin {
+            Some(origin) => {
+                let planned = origin.planned_ns(text);
+                if planned.is_none() {
+                    let what = || format!("client {}: a value that the venue never sent: {}", self.number, shown(text));
+                    tally.violation("value_not_sent", what);
+                    sound = false;
+                }
+                planned
+            }
+            None => event.rx,
+        };
         let kind = tally.kind(&event.channel, event.depth);
         let held = kind.and_then(|kind| tally.holdings[self.group].rules(kind).map(|rules| (kind, rules)));
         let Some((kind, rules)) = held else {
@@ -273,8 +285,8 @@ impl Client {
             Ok(Verdict::Live { conflated }) => {
                 tally.add(deliveries, 1);
                 tally.add(Count::Conflated, conflated);
-                if let (Some(rx), false) = (event.rx, self.untimed) {
-                    tally.time(rx, now);
+                if let (Some(begin), false) = (begin, self.untimed) {
+                    tally.time(begin, now);
                 }
             }
             Ok(Verdict::Snapshot) => tally.add(Count::Snapshots, 1),

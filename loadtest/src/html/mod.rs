@@ -20,7 +20,7 @@ h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
 p{margin:.2rem 0 .8rem}.dim,.none{color:var(--dim)}
 .verdict{display:inline-block;padding:.1rem .7rem;border-radius:1rem;border:1.5px solid;font-weight:600}
 .ok,.better{color:var(--good)}.bad,.worse{color:var(--bad)}.same{color:var(--dim)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:.7rem;margin:1.2rem 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(16rem,1fr));gap:.7rem;margin:1.2rem 0}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
 .card b{display:block;font-size:1.3rem;font-weight:600;font-variant-numeric:tabular-nums}
 .card span{color:var(--dim);font-size:.85rem}
@@ -41,8 +41,8 @@ circle.s3{fill:var(--s3)}circle.s4{fill:var(--s4)}circle.s5{fill:var(--s5)}
 .legend .s2::before{background:var(--s2)}.legend .s3::before{background:var(--s3)}
 .legend .s4::before{background:var(--s4)}.legend .s5::before{background:var(--s5)}
 .wide{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}
-th,td{text-align:right;padding:.28rem .7rem;border-bottom:1px solid var(--line);white-space:nowrap}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.86rem}
+th,td{text-align:right;padding:.28rem .55rem;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600}
 td.text{text-align:left;white-space:normal}tr.part td{font-weight:600;padding-top:.9rem}
 code{font:.88em ui-monospace,'DejaVu Sans Mono',monospace}

@@ -168,15 +168,24 @@ fn charts(reports: &[(&str, &Report)]) -> Vec<Chart> {
     let deliveries: Figure = Box::new(|second| Some(second.deliveries_per_s));
     let cpu: Figure = Box::new(|second| second.hub_cpu_ns_per_delivery);
     let memory: Figure = Box::new(|second| second.hub_rss_bytes.map(|bytes| bytes as f64));
-    let number: fn(f64) -> String = |value| count(value).trim().to_owned();
-    let bytes: fn(f64) -> String = |value| format!("{}B", count(value));
+    let number: fn(f64) -> String = |value| round(count(value).trim().to_owned());
+    let bytes: fn(f64) -> String = |value| round(format!("{}B", count(value)));
     vec![
         percentiles(reports, named),
-        over_time("Latency over time", "latency", true, microseconds, &latencies),
+        over_time("Latency over time", "latency", true, round_time, &latencies),
         over_time("Deliveries over time", "deliveries a second", false, number, &[("deliveries", deliveries)]),
         over_time("CPU of the hub for one delivery", "nanoseconds", false, number, &[("CPU a delivery", cpu)]),
         over_time("Memory of the hub", "resident", false, bytes, &[("resident memory", memory)]),
     ]
+}
+
+/// Marks of an axis stand at round numbers.
+fn round(text: String) -> String {
+    text.replace(".00 ", " ").replace(".0 ", " ")
+}
+
+fn round_time(us: f64) -> String {
+    round(microseconds(us))
 }
 
 type Figure = Box<dyn Fn(&Second) -> Option<f64>>;
@@ -215,7 +224,7 @@ fn percentiles(reports: &[(&str, &Report)], named: impl Fn(&str, &str) -> String
                 marks.iter().filter(|(at, _)| *at <= rarest).map(|(at, name)| (*at, (*name).to_owned())).collect(),
             ),
         },
-        y: Axis { label: "latency", log: true, show: microseconds, marks: None },
+        y: Axis { label: "latency", log: true, show: round_time, marks: None },
         series,
         bands: Vec::new(),
     }
@@ -299,7 +308,7 @@ fn run_options(report: &Report) -> String {
         ("source of events".into(), options.source.clone()),
         (
             "clients".into(),
-            format!("{} on {} threads, {} connects/s", options.clients, options.threads, options.connect_rate),
+            format!("{}, {} connects/s, threads: {}", options.clients, options.connect_rate, options.threads),
         ),
         ("instruments".into(), options.instruments.to_string()),
         ("seed".into(), options.seed.to_string()),

@@ -114,7 +114,7 @@ impl Report {
             let cpu = phase.hub.as_ref().and_then(|hub| hub.cpu_ns_per_delivery);
             let hub = cpu.map_or_else(String::new, |ns| format!("  hub {ns:.0} ns a delivery"));
             let (name, rate) = (&phase.name, count(phase.window.deliveries_per_s));
-            writeln!(out, "  {name:<11}{rate}/s  {}{hub}", phase.latency_us)?;
+            writeln!(out, "  {name:<10} {rate}/s  {}{hub}", phase.latency_us)?;
         }
         for phase in &self.phases {
             if let Some(commands) = &phase.commands {
@@ -202,7 +202,7 @@ pub fn microseconds(us: f64) -> String {
     let ns = (us * 1e3) as u64;
     match ns {
         0..1_000_000 => format!("{:.0} µs", ns as f64 / 1e3),
-        1_000_000..10_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
+        1_000_000..1_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
         _ => format!("{:.2} s", ns as f64 / 1e9),
     }
 }

@@ -22,6 +22,8 @@ pub const RATE_MAX: u32 = 1_000_000;
 pub const LATENESS_P99_MAX: Duration = Duration::from_millis(20);
 /// Fewer planned things than this are no load to speak of, and their 99th percentile is their worst.
 pub const LATENESS_COUNT_MIN: u64 = 100;
+/// A planned time has room for ten days.
+const VENUE_LENGTH_MAX: Duration = Duration::from_hours(24);
 /// The depth of a `book` that is subscribed to without one, as the protocol says.
 const BOOK_DEPTH_DEFAULT: u32 = 10;
 
@@ -318,6 +320,17 @@ impl Scenario {
                 }
             }
         }
+        if matches!(self.source, Source::Venue(_)) {
+            for held in self.subscriptions().filter(|held| !matches!(held.channel.as_str(), "quote" | "trade")) {
+                let reason = "the venue that this program plays has no such events";
+                wrongs.push(Wrong::new(
+                    "subscribe.channel",
+                    &held.channel,
+                    reason,
+                    "use quote or trade, or the hub's feed",
+                ));
+            }
+        }
         let kinds = self.kinds().len();
         if kinds > KINDS_MAX {
             let reason = format!("at most {KINDS_MAX} different channels and depths");
@@ -349,6 +362,11 @@ impl Scenario {
             let fix =
                 "set `source.kind = \"venue\"`, or leave it out and set the feed's rate in the hub's configuration";
             wrongs.push(Wrong::new(key("rate"), phase.rate, reason, fix));
+        }
+        let fits = self.length() < VENUE_LENGTH_MAX;
+        if venue && !fits {
+            let reason = "planned times are microseconds of twelve digits in each event";
+            wrongs.push(Wrong::new(key("duration"), self.length().as_secs(), reason, "stay below a day in all"));
         }
         if phase.burst > 1 && phase.rate == 0 {
             let reason = "a burst needs a rate";

@@ -9,6 +9,7 @@ use super::{
     CLIENTS_MAX, Group, LATENESS_P99_MAX, Mode, Overflow, PHASES_MAX, PerClient, Phase, RATE_MAX, Reconnect, Scenario,
     Source, Subscription, VenueSource, Wrong, duration, share,
 };
+use crate::venue::SYMBOLS_MAX;
 
 /// Reads a scenario from the text of a file; `overrides` are `key=value`, and count above the file.
 ///
@@ -272,7 +273,7 @@ fn scenario(table: Table, wrongs: &RefCell<Vec<Wrong>>) -> Scenario {
 fn source(mut keys: Keys<'_>) -> Source {
     let venue = keys.one_of("kind", false, &[("hub", false), ("venue", true)]);
     let source = if venue {
-        Source::Venue(VenueSource { instruments: keys.integer("instruments", 50, 1..=100_000) as usize })
+        Source::Venue(VenueSource { instruments: keys.integer("instruments", 50, 1..=SYMBOLS_MAX as u64) as usize })
     } else {
         Source::Hub
     };

@@ -21,6 +21,7 @@ impl Worker {
             return;
         }
         let before = std::mem::replace(&mut self.step, step);
+        self.shared.entered.fetch_add(1, Ordering::AcqRel);
         let now = clock::instant();
         if let Some((phase, begun, cpu)) = self.window.take() {
             let outcome = &mut self.tally.outcome.phases[phase];
