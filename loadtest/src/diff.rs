@@ -8,6 +8,8 @@ use crate::report::{PhasePart, Report, Second, count, microseconds};
 /// Differences below this are not told apart from chance, however steady the seconds were: two runs of one program
 /// differ by as much through where its memory happens to lie.
 const SAME_SHARE: f64 = 0.03;
+/// The same of figures that are measured once in a run, or over too few seconds to know how they vary.
+const SAME_SHARE_OF_ONE: f64 = 0.25;
 /// Seconds that a figure needs before its variation says anything.
 const SECONDS_MIN: usize = 5;
 
@@ -74,13 +76,18 @@ pub struct Row {
     pub before: f64,
     /// In the second.
     pub after: f64,
-    /// By how much of itself it may differ by chance.
-    pub noise: f64,
+    /// By how much of itself it may differ by chance, where that is known.
+    pub noise: Option<f64>,
     /// Which is better.
     pub better: Better,
 }
 
 impl Row {
+    /// The noise as people read it.
+    pub fn noise_text(&self) -> String {
+        self.noise.map_or_else(|| "not known".to_owned(), |noise| format!("± {:.0} %", noise * 100.0))
+    }
+
     /// Second over first; `None` where the first is nothing.
     pub fn ratio(&self) -> Option<f64> {
         (self.before > 0.0).then(|| self.after / self.before)
@@ -127,7 +134,7 @@ impl Diff {
     /// The table for a terminal.
     pub fn text(&self) -> String {
         let mut out = format!("before: {}\nafter:  {}\n\n", self.titles[0], self.titles[1]);
-        let _ = writeln!(out, "{:<36}{:>12}{:>12}{:>8}  {:<8}noise", "", "before", "after", "ratio", "after is");
+        let _ = writeln!(out, "{:<36}{:>12}{:>12}{:>8}  {:<9} noise", "", "before", "after", "ratio", "after is");
         let mut phase = "";
         for row in &self.rows {
             if row.phase != phase {
@@ -137,8 +144,8 @@ impl Diff {
             let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
             let name = if phase.is_empty() { row.name.to_owned() } else { format!("  {}", row.name) };
             let (before, after) = (row.unit.show(row.before), row.unit.show(row.after));
-            let (better, noise) = (row.better.name(), row.noise * 100.0);
-            let _ = writeln!(out, "{name:<36}{before:>12}{after:>12}{ratio:>8}  {better:<8}±{noise:.0} %");
+            let (better, noise) = (row.better.name(), row.noise_text());
+            let _ = writeln!(out, "{name:<36}{before:>12}{after:>12}{ratio:>8}  {better:<9} {noise}");
         }
         for note in &self.notes {
             let _ = writeln!(out, "note: {note}");
@@ -154,13 +161,13 @@ struct Adder<'a> {
 
 impl Adder<'_> {
     /// A figure of which `less` is better, or more.
-    fn add(&mut self, name: &'static str, unit: Unit, less: bool, figures: (f64, f64), noise: f64) {
+    fn add(&mut self, name: &'static str, unit: Unit, less: bool, figures: (f64, f64), noise: Option<f64>) {
         let (before, after) = figures;
         if before == 0.0 && after == 0.0 {
             return;
         }
-        let noise = noise.max(SAME_SHARE);
-        let differs = (after - before).abs() > noise * before.abs().max(after.abs());
+        let noise = noise.map(|noise| noise.max(SAME_SHARE));
+        let differs = (after - before).abs() > noise.unwrap_or(SAME_SHARE_OF_ONE) * before.abs().max(after.abs());
         let better = match (differs, (after < before) == less) {
             (false, _) => Better::Same,
             (true, true) => Better::After,
@@ -173,13 +180,13 @@ impl Adder<'_> {
 fn rows_of_whole(rows: &mut Vec<Row>, before: &Report, after: &Report) {
     let mut adder = Adder { rows, phase: "" };
     let both = |figure: fn(&Report) -> f64| (figure(before), figure(after));
-    adder.add("violations", Unit::Count, true, both(|report| report.violations.total as f64), 0.0);
-    adder.add("connects", Unit::PerSecond, false, both(|report| report.connect.rate_per_s), 0.0);
-    adder.add("connect to subscribed, p99", Unit::Micros, true, both(|report| report.connect.ready_us.p99), 0.0);
+    adder.add("violations", Unit::Count, true, both(|report| report.violations.total as f64), Some(0.0));
+    adder.add("connects", Unit::PerSecond, false, both(|report| report.connect.rate_per_s), None);
+    adder.add("connect to subscribed, p99", Unit::Micros, true, both(|report| report.connect.ready_us.p99), None);
     let idle = both(|report| report.hub.as_ref().and_then(|hub| hub.bytes_per_session).unwrap_or(0.0));
-    adder.add("memory of an idle session", Unit::Bytes, true, idle, 0.0);
+    adder.add("memory of an idle session", Unit::Bytes, true, idle, None);
     let rss = both(|report| report.hub.as_ref().map_or(0.0, |hub| hub.rss_after_bytes as f64));
-    adder.add("memory at the end", Unit::Bytes, true, rss, 0.0);
+    adder.add("memory at the end", Unit::Bytes, true, rss, None);
 }
 
 type Stretch<'a> = (&'a Report, Option<(usize, &'a PhasePart)>);
@@ -193,7 +200,8 @@ fn rows_of_stretch(rows: &mut Vec<Row>, name: &str, both: [Stretch<'_>; 2]) {
         };
         report.seconds.iter().filter(is_in).collect::<Vec<_>>()
     });
-    let noise = |figure: fn(&Second) -> f64| variation(&seconds[0], figure).hypot(variation(&seconds[1], figure));
+    let noise =
+        |figure: fn(&Second) -> f64| Some(variation(&seconds[0], figure)?.hypot(variation(&seconds[1], figure)?));
     let windows = both.map(|(report, phase)| phase.map_or(&report.window, |(_, phase)| &phase.window));
     let spreads = both.map(|(report, phase)| phase.map_or(&report.latency_us, |(_, phase)| &phase.latency_us));
     let rate = (windows[0].deliveries_per_s, windows[1].deliveries_per_s);
@@ -212,32 +220,33 @@ fn rows_of_stretch(rows: &mut Vec<Row>, name: &str, both: [Stretch<'_>; 2]) {
     }
     let conflated = (windows[0].conflated as f64, windows[1].conflated as f64);
     adder.add("conflated", Unit::Count, true, conflated, noise(|second| second.conflated_per_s));
-    adder.add("gaps", Unit::Count, true, (windows[0].gaps as f64, windows[1].gaps as f64), 0.0);
+    adder.add("gaps", Unit::Count, true, (windows[0].gaps as f64, windows[1].gaps as f64), None);
     let phases = both.map(|(_, phase)| phase.map(|(_, phase)| phase));
     if let [Some(before), Some(after)] = phases {
         let commands = |phase: &PhasePart| phase.commands.as_ref().map_or(0.0, |commands| commands.latency_us.p99);
-        adder.add("command to answer, p99", Unit::Micros, true, (commands(before), commands(after)), 0.0);
+        adder.add("command to answer, p99", Unit::Micros, true, (commands(before), commands(after)), None);
         let back = |phase: &PhasePart| phase.comeback.as_ref().map_or(0.0, |comeback| comeback.ready_us.p99);
-        adder.add("cut to back again, p99", Unit::Micros, true, (back(before), back(after)), 0.0);
+        adder.add("cut to back again, p99", Unit::Micros, true, (back(before), back(after)), None);
     }
 }
 
-/// Two standard errors of the mean of a figure over seconds, as a share of it; 0 where too few tell nothing.
-fn variation(seconds: &[&Second], figure: fn(&Second) -> f64) -> f64 {
+/// Two standard errors of the mean of a figure over seconds, as a share of it; `None` where too few tell nothing.
+fn variation(seconds: &[&Second], figure: fn(&Second) -> f64) -> Option<f64> {
     if seconds.len() < SECONDS_MIN {
-        return 0.0;
+        return None;
     }
     let number = seconds.len() as f64;
     let mean = seconds.iter().map(|second| figure(second)).sum::<f64>() / number;
     let variance = seconds.iter().map(|second| (figure(second) - mean).powi(2)).sum::<f64>() / (number - 1.0);
-    if mean > 0.0 { 2.0 * (variance / number).sqrt() / mean } else { 0.0 }
+    Some(if mean > 0.0 { 2.0 * (variance / number).sqrt() / mean } else { 0.0 })
 }
 
 fn notes(before: &Report, after: &Report) -> Vec<String> {
     let mut notes = vec![format!(
-        "the noise is two standard errors of the seconds of both runs, at least {:.0} %; one run each tells nothing of \
-         how runs differ from each other: repeat what matters",
-        SAME_SHARE * 100.0
+        "the noise is two standard errors of the seconds of both runs, at least {:.0} %; where it is not known, \
+         {:.0} % is taken for the same; one run each tells nothing of how runs differ: repeat what matters",
+        SAME_SHARE * 100.0,
+        SAME_SHARE_OF_ONE * 100.0
     )];
     for (name, report) in [("before", before), ("after", after)] {
         if report.outcome != "ok" {
@@ -317,6 +326,15 @@ mod tests {
             |a: &[f64], b: &[f64]| row(&Diff::new(&report(a, 1.0, 1.0), &report(b, 1.0, 1.0)), "deliveries").clone();
         assert_eq!(row(&wild, &wilder).better, Better::Same);
         assert_eq!(row(&[100.0; 6], &[120.0; 6]).better, Better::After);
+    }
+
+    #[test]
+    fn too_few_seconds_tell_no_small_difference() {
+        let row =
+            |after| row(&Diff::new(&report(&[100.0], 1.0, 1.0), &report(&[after], 1.0, 1.0)), "deliveries").clone();
+        assert_eq!((row(120.0).better, row(120.0).noise), (Better::Same, None));
+        assert_eq!(row(200.0).better, Better::After);
+        assert_eq!(row(120.0).noise_text(), "not known");
     }
 
     #[test]

@@ -205,6 +205,9 @@ impl Published {
     }
 }
 
+/// What a last value is of: kind, mode `every`, number, instrument.
+pub type LastOf = (u8, bool, u64, Box<str>);
+
 /// How far clients have come in a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reached {
@@ -235,8 +238,8 @@ pub struct Shared {
     pub published: Vec<Published>,
     /// The last number of each stream that any client has, as of [`Step::Frontier`]: by kind and instrument.
     pub frontier: Mutex<FxHashMap<(u8, Box<str>), Reached>>,
-    /// The hash of the last value that clients of different threads hold: by kind, mode `every`, number, instrument.
-    pub last_values: Mutex<FxHashMap<(u8, bool, u64, Box<str>), u32>>,
+    /// The hash of the last value that clients of different threads hold.
+    pub last_values: Mutex<FxHashMap<LastOf, u32>>,
     /// What clients of different threads were sent.
     pub values: Mutex<Values>,
 }

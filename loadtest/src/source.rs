@@ -278,10 +278,11 @@ impl Sender {
     }
 }
 
-/// When event `number` of a phase is planned, after the phase's begin.
+/// When event `number` of a phase is planned, after the phase's begin: a burst in the middle of the time that it stands
+/// for, so that none falls onto the border of two phases.
 fn planned_after(phase: &Phase, number: u64) -> Duration {
     let burst = u64::from(phase.burst.max(1));
-    let ns = u128::from(number / burst * burst) * 1_000_000_000 / u128::from(phase.rate.max(1));
+    let ns = u128::from(number / burst * burst + burst / 2) * 1_000_000_000 / u128::from(phase.rate.max(1));
     Duration::from_nanos(ns.min(u128::from(u64::MAX)) as u64)
 }
 
@@ -297,7 +298,7 @@ mod tests {
         let even = phase(100, 1);
         assert_eq!((ms(&even, 0), ms(&even, 1), ms(&even, 99)), (0, 10, 990));
         let bursts = phase(100, 25);
-        assert_eq!((ms(&bursts, 0), ms(&bursts, 24), ms(&bursts, 25), ms(&bursts, 99)), (0, 0, 250, 750));
+        assert_eq!((ms(&bursts, 0), ms(&bursts, 24), ms(&bursts, 25), ms(&bursts, 99)), (120, 120, 370, 870));
     }
 
     #[test]

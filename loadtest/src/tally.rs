@@ -192,6 +192,9 @@ impl Tally {
     }
 
     /// Compares an event with what other clients got under its number; `form` keeps apart what need not be equal.
+    ///
+    /// # Errors
+    /// It is another value.
     #[inline]
     pub fn compare(&mut self, stream: u32, form: u64, seq: u64, hash: u64) -> Result<(), Fault> {
         let key = u64::from(stream) << 2 | form;

@@ -18,6 +18,16 @@ pub(super) const COLORS: usize = 6;
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
+    /// Which of the style's colors.
+    pub(super) color: usize,
+    /// Told apart from another line of the same color.
+    pub(super) dashed: bool,
+}
+
+impl Series {
+    fn class(&self) -> String {
+        format!("s{}{}", self.color % COLORS, if self.dashed { " dashed" } else { "" })
+    }
 }
 
 /// How one direction is divided.
@@ -107,19 +117,19 @@ impl Chart {
                 let high = all.fold(1.0, f64::max);
                 Scale { low: 1.0, high, log: true }
             }
-            None => Scale::of(points().map(|(x, _)| x).chain(ends), self.x.log, false),
+            None => Scale::of(points().map(|(x, _)| x).chain(ends).chain([0.0]), self.x.log, false),
         };
         let y = Scale::of(points().map(|(_, y)| y), self.y.log, true);
         let _ =
             write!(out, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(self.title));
         self.draw_bands(&mut out, &x);
         self.draw_axes(&mut out, &x, &y);
-        for (at, series) in self.series.iter().enumerate() {
-            draw_line(&mut out, &series.points, at % COLORS, &x, &y);
+        for series in &self.series {
+            draw_line(&mut out, series, &x, &y);
         }
         out.push_str("</svg><ul class=\"legend\">");
-        for (at, series) in self.series.iter().enumerate() {
-            let _ = write!(out, "<li class=\"s{}\">{}</li>", at % COLORS, escaped(&series.name));
+        for series in &self.series {
+            let _ = write!(out, "<li class=\"{}\">{}</li>", series.class(), escaped(&series.name));
         }
         out.push_str("</ul></figure>");
         out
@@ -175,8 +185,10 @@ fn down(y: &Scale, value: f64) -> f64 {
     HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM)
 }
 
-fn draw_line(out: &mut String, points: &[(f64, f64)], color: usize, x: &Scale, y: &Scale) {
-    let drawn: Vec<String> = points
+fn draw_line(out: &mut String, series: &Series, x: &Scale, y: &Scale) {
+    let class = series.class();
+    let drawn: Vec<String> = series
+        .points
         .iter()
         .filter(|(_, value)| value.is_finite() && (!y.log || *value > 0.0))
         .map(|(at, value)| format!("{:.1},{:.1}", across(x, *at), down(y, *value)))
@@ -184,9 +196,9 @@ fn draw_line(out: &mut String, points: &[(f64, f64)], color: usize, x: &Scale, y
     if let [only] = drawn.as_slice()
         && let Some((at, height)) = only.split_once(',')
     {
-        let _ = write!(out, "<circle class=\"s{color}\" cx=\"{at}\" cy=\"{height}\" r=\"3\"/>");
+        let _ = write!(out, "<circle class=\"{class}\" cx=\"{at}\" cy=\"{height}\" r=\"3\"/>");
     } else if !drawn.is_empty() {
-        let _ = write!(out, "<polyline class=\"s{color}\" points=\"{}\"/>", drawn.join(" "));
+        let _ = write!(out, "<polyline class=\"{class}\" points=\"{}\"/>", drawn.join(" "));
     }
 }
 

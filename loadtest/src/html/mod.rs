@@ -33,6 +33,7 @@ svg text{fill:var(--dim);font-size:11px}svg .x,svg .name{text-anchor:middle}svg 
 polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}
 polyline.s0{stroke:var(--s0)}polyline.s1{stroke:var(--s1)}polyline.s2{stroke:var(--s2)}
 polyline.s3{stroke:var(--s3)}polyline.s4{stroke:var(--s4)}polyline.s5{stroke:var(--s5)}
+polyline.dashed{stroke-dasharray:5 4;opacity:.75}.legend .dashed{opacity:.75;font-style:italic}
 circle.s0{fill:var(--s0)}circle.s1{fill:var(--s1)}circle.s2{fill:var(--s2)}
 circle.s3{fill:var(--s3)}circle.s4{fill:var(--s4)}circle.s5{fill:var(--s5)}
 .legend{list-style:none;margin:.1rem 0 0;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;font-size:.85rem}
@@ -43,7 +44,7 @@ circle.s3{fill:var(--s3)}circle.s4{fill:var(--s4)}circle.s5{fill:var(--s5)}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.86rem}
 th,td{text-align:right;padding:.28rem .55rem;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600}
+th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:600;white-space:normal;vertical-align:bottom}
 td.text{text-align:left;white-space:normal}tr.part td{font-weight:600;padding-top:.9rem}
 code{font:.88em ui-monospace,'DejaVu Sans Mono',monospace}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--bad);padding:.2rem .9rem;margin:.4rem 0}

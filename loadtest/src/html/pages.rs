@@ -73,11 +73,11 @@ pub fn diff_page(diff: &Diff) -> String {
         let _ = write!(
             body,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{ratio}</td><td class=\"{better}\">{better}</td>\
-             <td>± {:.0} %</td></tr>",
+             <td>{}</td></tr>",
             escaped(row.name),
             escaped(&row.unit.show(row.before)),
             escaped(&row.unit.show(row.after)),
-            row.noise * 100.0
+            row.noise_text()
         );
     }
     body.push_str("</tbody></table></div><h2>Notes</h2><ul>");
@@ -142,10 +142,11 @@ fn troubles(report: &Report) -> String {
 fn charts(reports: &[(&str, &Report)]) -> Vec<Chart> {
     let named = |which: &str, name: &str| if which.is_empty() { name.to_owned() } else { format!("{which}: {name}") };
     let over_time = |title, unit, log, show, figures: &[(&str, Figure)]| {
-        let series = reports.iter().flat_map(|(which, report)| {
-            figures.iter().map(|(name, figure)| {
+        let series = reports.iter().enumerate().flat_map(|(at, (which, report))| {
+            figures.iter().enumerate().map(move |(color, (name, figure))| {
                 let point = |second: &Second| figure(second).map(|value| (second.at_s, value));
-                Series { name: named(which, name), points: report.seconds.iter().filter_map(point).collect() }
+                let points = report.seconds.iter().filter_map(point).collect();
+                Series { name: named(which, name), points, color, dashed: at == 0 && reports.len() > 1 }
             })
         });
         Chart {
@@ -195,15 +196,16 @@ fn percentiles(reports: &[(&str, &Report)], named: impl Fn(&str, &str) -> String
     /// Of more phases than this the picture shows nothing any more; the table has them all.
     const LINES_MAX: usize = super::chart::COLORS;
     let mut series = Vec::new();
-    for (which, report) in reports {
-        for phase in report.phases.iter().filter(|phase| phase.measured && !phase.latency_curve.is_empty()) {
+    for (at, (which, report)) in reports.iter().enumerate() {
+        let measured = report.phases.iter().filter(|phase| phase.measured && !phase.latency_curve.is_empty());
+        for (color, phase) in measured.enumerate().take(LINES_MAX) {
             let rarest = phase.latency_us.count.max(1) as f64;
             let point = |(quantile, us): &(f64, f64)| ((1.0 / (1.0 - quantile).max(1.0 / rarest)), *us);
             let points = phase.latency_curve.iter().map(point).collect();
-            series.push(Series { name: named(which, &phase.name), points });
+            let dashed = at == 0 && reports.len() > 1;
+            series.push(Series { name: named(which, &phase.name), points, color, dashed });
         }
     }
-    series.truncate(LINES_MAX);
     let rarest = series.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(100.0, f64::max);
     let marks = [
         (2.0, "50 %"),

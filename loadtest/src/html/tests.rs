@@ -55,7 +55,7 @@ fn check_well_formed(page: &str) {
         let end = rest[at..].find('>').unwrap() + at;
         let tag = &rest[at + 1..end];
         assert!(!tag.contains('<'), "a tag within {tag:?}");
-        assert!(tag.matches('"').count() % 2 == 0, "{tag:?}");
+        assert!(tag.matches('"').count().is_multiple_of(2), "{tag:?}");
         if let Some(name) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(name), "{tag:?} closes another tag");
         } else if !tag.ends_with('/') {

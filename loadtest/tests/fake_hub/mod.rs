@@ -218,6 +218,10 @@ async fn subscriber(mut stream: TcpStream, head: &str, state: &State) -> Option<
     if resumes && deed == Deed::KeepOut {
         return None;
     }
+    if resumes && deed == Deed::HoleAfterResume {
+        // There is a hole only where something was missed.
+        tokio::time::sleep(STEP * 4).await;
+    }
     let mut last = state.seq();
     let (mut from, mut to) = stream.into_split();
     let mut symbols = subscribed(&mut to, &asked, last, deed, state).await?;
