@@ -16,6 +16,8 @@ pub mod profile;
 mod report;
 pub mod server;
 pub mod spread;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -28,12 +30,15 @@ use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 
 use crate::{clock, connect, hub_process};
+use plan::Slot;
 use profile::{MIXED_SYMBOLS, Profile, Sample, Side};
 use report::{Facts, Report};
 use server::{Cores, Found, Peer};
 
 /// Clients of the overload, where so many are asked for.
 const OVERLOAD_CLIENTS: usize = 10_000;
+/// Descriptors of a server that are not clients: the limit is inherited.
+const DESCRIPTORS_SPARE: usize = 256;
 /// Between the last handshake and the first look at memory.
 const SETTLE: Duration = Duration::from_millis(300);
 /// Connections a second that an estimate reckons with.
@@ -43,6 +48,7 @@ const CONNECTS_PER_S: f64 = 4_000.0;
 ///
 /// The exit code is 0 if every measurement came about and every delivery was right, 1 if not, 2 if it could not begin.
 #[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
 pub struct CompareOptions {
     /// Numbers of clients
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,18000")]
@@ -53,6 +59,9 @@ pub struct CompareOptions {
     /// Servers to compare with
     #[arg(long, value_enum, value_delimiter = ',', default_value = "floor,bun,ws,nats,broadcast")]
     pub peers: Vec<Peer>,
+    /// What is compared with them; a server with itself shows what the method makes of no difference
+    #[arg(long, value_enum, default_value = "hub")]
+    pub subject: Peer,
     /// Pairs of measurements
     #[arg(long, default_value_t = 5)]
     pub pairs: usize,
@@ -62,6 +71,9 @@ pub struct CompareOptions {
     /// Program of the hub (default: `tickhub` beside the harness)
     #[arg(long, value_name = "PATH")]
     pub hub: Option<PathBuf>,
+    /// Program of another hub, the peer `other`: two builds beside each other
+    #[arg(long, value_name = "PATH")]
+    pub other_hub: Option<PathBuf>,
     /// Write the result as one JSON object
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -104,12 +116,15 @@ impl CompareOptions {
     pub fn run(self) -> anyhow::Result<bool> {
         ensure!(self.pairs > 0 && self.clients.iter().all(|clients| *clients > 0), "--pairs and --clients begin at 1");
         ensure!(self.seconds >= 0.05, "--seconds must be at least 0.05");
-        connect::raise_descriptor_limit(self.clients.iter().copied().max().unwrap_or(0))?;
-        let found = Found::new(self.hub.clone())?;
+        let most = self.clients.iter().copied().max().unwrap_or(0);
+        connect::raise_descriptor_limit(most + DESCRIPTORS_SPARE)?;
+        let found = Found::new(self.hub.clone(), self.other_hub.clone())?;
         let cores = Cores::choose()?;
-        let mut facts = Facts::new(&self, cores, found.version(Peer::Hub)?);
+        let mut facts = Facts::new(&self, cores);
+        facts.versions.insert(self.subject.name(), found.version(self.subject)?);
         let mut peers = Vec::new();
-        for peer in &self.peers {
+        let other = self.other_hub.is_some() && !self.peers.contains(&Peer::Other);
+        for peer in self.peers.iter().chain(other.then_some(&Peer::Other)) {
             match found.version(*peer) {
                 Ok(version) => {
                     facts.versions.insert(peer.name(), version);
@@ -121,7 +136,7 @@ impl CompareOptions {
         let sittings = self.sittings();
         cores.pin_client()?;
         say(&format!("{}\n{}", facts.head(), self.estimate(&sittings, &peers)))?;
-        let mut report = Report::new(facts);
+        let mut report = Report::new(self.subject, facts);
         for sitting in &sittings {
             self.sit(sitting, &peers, (&found, cores), &mut report)?;
         }
@@ -180,10 +195,14 @@ impl CompareOptions {
         for number in 0..self.pairs {
             for group in plan::round(peers, number) {
                 let mut measured = Vec::new();
-                for peer in group {
+                for slot in group {
+                    let peer = match slot {
+                        Slot::Subject => self.subject,
+                        Slot::Against(peer) => peer,
+                    };
                     let samples = self.measure(sitting, peer, found, cores);
                     say(&report::progress(sitting.clients, number, peer, &samples))?;
-                    measured.push((peer, samples));
+                    measured.push((slot, samples));
                 }
                 report.add(sitting.clients, measured);
             }

@@ -2,14 +2,24 @@
 
 use super::server::Peer;
 
-/// The order of one round: the hub beside each peer. A measurement of the hub has a peer before and one behind it and
-/// is paired with both, so that every pair is adjacent in time; with every round the order within the pairs turns.
-pub fn round(peers: &[Peer], number: usize) -> Vec<Vec<Peer>> {
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// What is compared.
+    Subject,
+    /// What it is compared with.
+    Against(Peer),
+}
+
+/// The order of one round: the subject beside each peer. A measurement of the subject has a peer before and one behind
+/// it and is paired with both, so that every pair is adjacent in time; with every round the order within the pairs
+/// turns.
+pub fn round(peers: &[Peer], number: usize) -> Vec<Vec<Slot>> {
     let group = |peers: &[Peer]| {
         let mut group = match peers {
-            [before, behind] => vec![*before, Peer::Hub, *behind],
-            [one] => vec![Peer::Hub, *one],
-            _ => vec![Peer::Hub],
+            [before, behind] => vec![Slot::Against(*before), Slot::Subject, Slot::Against(*behind)],
+            [one] => vec![Slot::Subject, Slot::Against(*one)],
+            _ => vec![Slot::Subject],
         };
         if number % 2 == 1 {
             group.reverse();
@@ -25,14 +35,16 @@ pub fn round(peers: &[Peer], number: usize) -> Vec<Vec<Peer>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Peer::{Bun, Floor, Hub, Nats};
 
     #[test]
-    fn every_peer_stands_beside_the_hub_and_the_order_turns() {
-        assert_eq!(round(&[Floor], 0), [vec![Hub, Floor]]);
-        assert_eq!(round(&[Floor], 1), [vec![Floor, Hub]]);
-        assert_eq!(round(&[Floor, Bun, Nats], 0), [vec![Floor, Hub, Bun], vec![Hub, Nats]]);
-        assert_eq!(round(&[Floor, Bun, Nats], 1), [vec![Bun, Hub, Floor], vec![Nats, Hub]]);
-        assert_eq!(round(&[], 3), [vec![Hub]]);
+    fn every_peer_stands_beside_the_subject_and_the_order_turns() {
+        use Peer::{Bun, Floor, Nats};
+        use Slot::{Against, Subject};
+        let (floor, bun, nats) = (Against(Floor), Against(Bun), Against(Nats));
+        assert_eq!(round(&[Floor], 0), [vec![Subject, floor]]);
+        assert_eq!(round(&[Floor], 1), [vec![floor, Subject]]);
+        assert_eq!(round(&[Floor, Bun, Nats], 0), [vec![floor, Subject, bun], vec![Subject, nats]]);
+        assert_eq!(round(&[Floor, Bun, Nats], 1), [vec![bun, Subject, floor], vec![nats, Subject]]);
+        assert_eq!(round(&[], 3), [vec![Subject]]);
     }
 }

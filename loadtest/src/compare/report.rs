@@ -10,10 +10,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     CompareOptions,
+    plan::Slot,
     profile::{Profile, Sample},
     server::{Cores, Peer},
     spread::{Spread, ratios},
 };
+
+/// Tasks that run besides this one, in the mean of the last minute; more would share the cores of the comparison.
+const LOAD_MAX: f64 = 0.5;
 
 /// What the result has to be read with.
 #[derive(Debug, Clone, Serialize)]
@@ -35,7 +39,7 @@ struct Machine {
 }
 
 impl Facts {
-    pub(super) fn new(options: &CompareOptions, cores: Cores, hub: String) -> Self {
+    pub(super) fn new(options: &CompareOptions, cores: Cores) -> Self {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let model = text("/proc/cpuinfo");
         let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -45,16 +49,20 @@ impl Facts {
             cores,
         };
         let mut notes = Vec::new();
+        let load = text("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+        if load > LOAD_MAX {
+            notes.push(format!("the machine was busy before this began (load {load}): do not rely on the figures"));
+        }
         if cores.server.is_none() {
             notes.push("there is one core: server and client share it, so no figure means much".to_owned());
         }
         Self {
             tool: format!("loadtest {}", env!("CARGO_PKG_VERSION")),
-            versions: BTreeMap::from([("hub", hub)]),
+            versions: BTreeMap::new(),
             machine,
             options: json!({
                 "clients": options.clients, "pairs": options.pairs, "seconds": options.seconds,
-                "profiles": options.profiles, "peers": options.peers,
+                "profiles": options.profiles, "subject": options.subject, "peers": options.peers,
             }),
             notes,
         }
@@ -75,41 +83,47 @@ impl Facts {
 }
 
 /// What one group of adjacent measurements brought, in their order.
-type Measured = Vec<(Peer, BTreeMap<Profile, Sample>)>;
+type Measured = Vec<(Slot, BTreeMap<Profile, Sample>)>;
 
 /// Everything measured, and what follows from it.
 pub(super) struct Report {
+    subject: Peer,
     facts: Facts,
     samples: BTreeMap<(Profile, usize), BTreeMap<Peer, Vec<Sample>>>,
-    /// Figures of the hub and the peer, pair by pair.
+    /// Figures of the subject and the peer, pair by pair.
     pairs: BTreeMap<(Profile, usize, Peer), Vec<(f64, f64)>>,
 }
 
 impl Report {
-    pub(super) fn new(facts: Facts) -> Self {
-        Self { facts, samples: BTreeMap::new(), pairs: BTreeMap::new() }
+    pub(super) fn new(subject: Peer, facts: Facts) -> Self {
+        Self { subject, facts, samples: BTreeMap::new(), pairs: BTreeMap::new() }
     }
 
     pub(super) fn add(&mut self, clients: usize, measured: Measured) {
-        let hub = measured.iter().find(|(peer, _)| *peer == Peer::Hub).map(|(_, samples)| samples.clone());
-        for (peer, samples) in measured {
+        let subject = measured.iter().find(|(slot, _)| *slot == Slot::Subject).map(|(_, samples)| samples.clone());
+        for (slot, samples) in measured {
             for (profile, sample) in samples {
-                let over = hub.as_ref().and_then(|hub| hub.get(&profile)?.figure);
-                if let (Some(over), Some(under)) = (over, sample.figure)
-                    && peer != Peer::Hub
-                {
-                    self.pairs.entry((profile, clients, peer)).or_default().push((over, under));
-                }
+                let over = subject.as_ref().and_then(|subject| subject.get(&profile)?.figure);
+                let peer = match slot {
+                    Slot::Subject => self.subject,
+                    Slot::Against(peer) => {
+                        if let (Some(over), Some(under)) = (over, sample.figure) {
+                            self.pairs.entry((profile, clients, peer)).or_default().push((over, under));
+                        }
+                        peer
+                    }
+                };
                 self.samples.entry((profile, clients)).or_default().entry(peer).or_default().push(sample);
             }
         }
     }
 
-    /// Whether everything was right with the hub and the floor, and with the deliveries of all.
+    /// Whether everything was right with what is compared, and with the floor: what other servers lose is theirs to
+    /// answer for, and stands in the notes.
     pub(super) fn is_sound(&self) -> bool {
         self.samples.values().flatten().all(|(peer, samples)| {
-            let own = matches!(peer, Peer::Hub | Peer::Floor);
-            samples.iter().all(|sample| sample.violations == 0 && (!own || sample.figure.is_some()))
+            let own = *peer == self.subject || *peer == Peer::Floor;
+            !own || samples.iter().all(|sample| sample.violations == 0 && sample.figure.is_some())
         })
     }
 
@@ -118,7 +132,7 @@ impl Report {
         let mut spreads = medians.clone();
         for ((profile, clients, peer), pairs) in &self.pairs {
             if let Some(spread) = ratios(pairs) {
-                let name = format!("hub/{}", peer.name());
+                let name = format!("{}/{}", self.subject.name(), peer.name());
                 let place = |map: &mut BTreeMap<&str, BTreeMap<String, Map<String, Value>>>, value: Value| {
                     map.entry(profile.name())
                         .or_default()
@@ -150,7 +164,13 @@ impl Report {
             let _ = writeln!(
                 out,
                 "  {:<10}{:>11}{:>11}{:>11}   {:<26}{:>9}{:>9}",
-                "", "median", "min", "max", "hub/peer (quartiles)", "server", "client"
+                "",
+                "median",
+                "min",
+                "max",
+                format!("{}/peer (quartiles)", self.subject.name()),
+                "server",
+                "client"
             );
             for (peer, samples) in by_peer {
                 let figure = Spread::of(samples.iter().filter_map(|sample| sample.figure));
@@ -158,15 +178,6 @@ impl Report {
                 let _ = writeln!(out, "  {:<10}{}", peer.name(), row(samples, figure, ratio));
                 for note in samples.iter().flat_map(|sample| &sample.notes) {
                     notes.insert(format!("{} {clients} {}: {note}", profile.name(), peer.name()));
-                }
-                let cut = samples.iter().filter(|sample| sample.figure.is_none()).count();
-                if cut > 0 {
-                    notes.insert(format!(
-                        "{} {clients} {}: {cut} of {} not whole",
-                        profile.name(),
-                        peer.name(),
-                        samples.len()
-                    ));
                 }
             }
         }

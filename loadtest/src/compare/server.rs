@@ -33,8 +33,9 @@ const PEERS: &str = "target/peers";
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
     /// tickhub.
-    #[value(skip)]
     Hub,
+    /// Another build of tickhub, `--other-hub`.
+    Other,
     /// A bare `send()` loop, part of the harness.
     Floor,
     /// Bun's `publish` (uWebSockets).
@@ -52,6 +53,7 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::Hub => "hub",
+            Self::Other => "other",
             Self::Floor => "floor",
             Self::Bun => "bun",
             Self::Ws => "ws",
@@ -163,22 +165,29 @@ struct ReadyFile {
 /// Where the servers are.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// The hub's program.
-    pub hub: PathBuf,
+    hub: PathBuf,
+    other: Option<PathBuf>,
     peers: PathBuf,
     scripts: PathBuf,
 }
 
 impl Found {
-    /// Programs at `hub` (by default beside the harness) and below the working directory.
+    /// Programs at `hub` (by default beside the harness), at `other` and below the working directory.
     ///
     /// # Errors
-    /// There is no hub.
-    pub fn new(hub: Option<PathBuf>) -> anyhow::Result<Self> {
+    /// As the system says.
+    pub fn new(hub: Option<PathBuf>, other: Option<PathBuf>) -> anyhow::Result<Self> {
         let beside = std::env::current_exe()?.with_file_name("tickhub");
-        let hub = hub.unwrap_or(beside);
-        ensure!(hub.is_file(), "there is no hub at {}: build it, or say --hub PATH", hub.display());
-        Ok(Self { hub, peers: PEERS.into(), scripts: "loadtest/peers".into() })
+        Ok(Self { hub: hub.unwrap_or(beside), other, peers: PEERS.into(), scripts: "loadtest/peers".into() })
+    }
+
+    fn program(&self, peer: Peer) -> anyhow::Result<&Path> {
+        let (program, option) = match peer {
+            Peer::Other => (self.other.as_deref().context("--other-hub PATH is needed")?, "--other-hub"),
+            _ => (self.hub.as_path(), "--hub"),
+        };
+        ensure!(program.is_file(), "there is no hub at {}: build it, or say {option} PATH", program.display());
+        Ok(program)
     }
 
     /// The program of a peer and its version; an error says what is missing.
@@ -188,7 +197,7 @@ impl Found {
     pub fn version(&self, peer: Peer) -> anyhow::Result<String> {
         let own = || format!("loadtest {}", env!("CARGO_PKG_VERSION"));
         match peer {
-            Peer::Hub => said(Command::new(&self.hub).arg("--version")),
+            Peer::Hub | Peer::Other => said(Command::new(self.program(peer)?).arg("--version")),
             Peer::Floor => Ok(own()),
             Peer::Broadcast => Ok(own() + ", tokio-tungstenite 0.30"),
             Peer::Bun => said(Command::new(self.bun()?).arg("--version")).map(|version| format!("bun {version}")),
@@ -219,7 +228,7 @@ impl Found {
     /// It does not become ready.
     pub fn start(&self, peer: Peer, symbols: usize, cores: Cores) -> anyhow::Result<Server> {
         let started = match peer {
-            Peer::Hub => self.start_hub(symbols, cores),
+            Peer::Hub | Peer::Other => start_hub(self.program(peer)?, symbols, cores),
             Peer::Nats => self.start_nats(cores),
             Peer::Floor | Peer::Broadcast => {
                 let mut command = Command::new(std::env::current_exe()?);
@@ -235,33 +244,6 @@ impl Found {
     fn start_script(&self, mut command: Command, script: &str, cores: Cores) -> anyhow::Result<Server> {
         command.arg(self.scripts.join(script)).env("NODE_PATH", self.peers.join("node_modules"));
         start_plain(command, cores)
-    }
-
-    fn start_hub(&self, symbols: usize, cores: Cores) -> anyhow::Result<Server> {
-        let folder = tempfile::tempdir()?;
-        let venue = Venue::start(symbols)?;
-        let config = folder.path().join("tickhub.toml");
-        std::fs::write(&config, hub_toml(folder.path(), &venue))?;
-        let ready = folder.path().join("ready.json");
-        let mut command = Command::new(&self.hub);
-        command.arg("serve").arg("--config").arg(&config).arg("--ready-file").arg(&ready);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut child = Ended(Some(cores.spawn(&mut command)?));
-        let text = poll(START_MAX, || {
-            child.check()?;
-            Ok(std::fs::read(&ready).ok())
-        })?;
-        let ready: ReadyFile = serde_json::from_slice(&text).context("the hub's ready file")?;
-        venue.wait_subscribed(START_MAX)?;
-        // An instrument exists from its first event on. It is number 0, so that what is measured begins with 1.
-        venue.prime(EventKind::Quote, 0)?;
-        let target = Target::resolve(&ready.ws, None)?;
-        poll(START_MAX, || {
-            venue.flush()?;
-            Ok(has_quote(&target, &ready.token, &instrument(symbols - 1))?.then_some(()))
-        })?;
-        let dialect = Dialect::Hub { path: target.path, token: ready.token };
-        Ok(Server { child: child.take()?, address: target.address, dialect, feed: Feed::Venue(venue), _folder: folder })
     }
 
     fn start_nats(&self, cores: Cores) -> anyhow::Result<Server> {
@@ -306,6 +288,33 @@ impl Server {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+fn start_hub(program: &Path, symbols: usize, cores: Cores) -> anyhow::Result<Server> {
+    let folder = tempfile::tempdir()?;
+    let venue = Venue::start(symbols)?;
+    let config = folder.path().join("tickhub.toml");
+    std::fs::write(&config, hub_toml(folder.path(), &venue))?;
+    let ready = folder.path().join("ready.json");
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--config").arg(&config).arg("--ready-file").arg(&ready);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = Ended(Some(cores.spawn(&mut command)?));
+    let text = poll(START_MAX, || {
+        child.check()?;
+        Ok(std::fs::read(&ready).ok())
+    })?;
+    let ready: ReadyFile = serde_json::from_slice(&text).context("the hub's ready file")?;
+    venue.wait_subscribed(START_MAX)?;
+    // An instrument exists from its first event on. It is number 0, so that what is measured begins with 1.
+    venue.prime(EventKind::Quote, 0)?;
+    let target = Target::resolve(&ready.ws, None)?;
+    poll(START_MAX, || {
+        venue.flush()?;
+        Ok(has_quote(&target, &ready.token, &instrument(symbols - 1))?.then_some(()))
+    })?;
+    let dialect = Dialect::Hub { path: target.path, token: ready.token };
+    Ok(Server { child: child.take()?, address: target.address, dialect, feed: Feed::Venue(venue), _folder: folder })
 }
 
 fn hub_toml(folder: &Path, venue: &Venue) -> String {
