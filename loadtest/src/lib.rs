@@ -21,6 +21,7 @@ pub mod run;
 pub mod scan;
 pub mod scenario;
 pub mod source;
+pub mod step;
 pub mod tally;
 pub mod target;
 pub mod values;

@@ -94,9 +94,10 @@ impl Stage {
         self.folder.path().join("ready.json")
     }
 
-    /// Points the clients to this hub.
+    /// Points the clients to this hub, whose token is its own.
     pub fn direct(&self, access: &mut Access) {
-        (access.url, access.ready_file, access.pid) = (None, Some(self.ready_file()), Some(self.child.id()));
+        (access.url, access.token) = (None, None);
+        (access.ready_file, access.pid) = (Some(self.ready_file()), Some(self.child.id()));
     }
 
     /// The venue.

@@ -296,6 +296,58 @@ fn two_results_are_compared_and_shown_again() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("format is 0"));
 }
 
+/// The hub of this workspace, built if it is not there yet.
+fn hub_program() -> std::path::PathBuf {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("tickhub");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "tickhub", "--bin", "tickhub"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    assert!(program.is_file() || build.status().unwrap().success(), "the hub cannot be built");
+    program
+}
+
+#[test]
+fn as_the_venue_it_knows_what_was_sent_and_when() {
+    let scenario = r#"
+        name = "venue"
+        clients = 20
+        settle = "0s"
+        lateness_p99_max = "10s"
+        [source]
+        kind = "venue"
+        instruments = 4
+        [[subscribe]]
+        symbols_per_client = 4
+        [[subscribe]]
+        channel = "trade"
+        symbols_per_client = 2
+        [[phase]]
+        name = "even"
+        duration = "1s"
+        rate = 400
+        [[phase]]
+        name = "bursts"
+        duration = "1s"
+        rate = 400
+        burst = 100
+    "#;
+    let hub = FakeHub::start(Deed::Nothing);
+    let program = hub_program();
+    let (run, _) = run_file(&hub, scenario, &["--hub", program.to_str().unwrap()]);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    let phases = &run.result["phases"];
+    for at in 0..2 {
+        assert_eq!(phases[at]["late_us"]["count"], 400, "every event of the plan was sent: {}", run.text());
+    }
+    // Half of the events are quotes, which all hold; the other half trades, of which each client holds two of four.
+    let deliveries = run.result["window"]["deliveries"].as_u64().unwrap();
+    assert!(deliveries <= 800 * 15 && deliveries > 800 * 12, "{deliveries}: {}", run.text());
+    let compared = run.result["window"]["values_compared"].as_u64().unwrap();
+    assert!(compared > deliveries / 2, "{compared} of {deliveries}");
+}
+
 #[test]
 fn what_cannot_begin_says_why() {
     let hub = FakeHub::start(Deed::Nothing);

@@ -8,7 +8,7 @@ use super::escaped;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 76.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 40.0;
 /// Lines that the style has colors for.

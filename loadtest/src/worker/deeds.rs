@@ -124,7 +124,8 @@ impl Worker {
             }
             self.arrivals.waiting.extend(cut);
             let count = self.arrivals.waiting.len() as u64;
-            self.arrivals.schedule = Schedule::new(now, storm.rate, count, thread, threads);
+            // Cutting them off takes a moment, which is no part of the plan.
+            self.arrivals.schedule = Schedule::new(clock::instant(), storm.rate, count, thread, threads);
         }
         self.churn = (phase.churn_rate > 0).then(|| {
             let all = (f64::from(phase.churn_rate) * phase.duration.as_secs_f64()) as u64;
