@@ -218,10 +218,16 @@ impl Crowd {
         }
         let found = events.len();
         let woken = if self.spins { begun } else { clock::instant() };
+        let mut fault = None;
         for event in &events {
-            self.hear(event.data.u64() as usize, event.flags)?;
+            if let Err(error) = self.hear(event.data.u64() as usize, event.flags) {
+                fault.get_or_insert(error);
+            }
         }
         self.events = events;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
         if found > 0 {
             self.busy += clock::instant() - woken;
         } else if self.spins && longest.is_some() {
@@ -244,10 +250,11 @@ impl Crowd {
             self.clients[at].stage = Stage::Upgrading;
             self.say(at, &request)?;
             // From here on only what comes is of interest.
-            let (data, flags) = (EventData::new_u64(at as u64), EventFlags::IN | EventFlags::ET);
+            let (data, flags) = (EventData::new_u64(at as u64), EventFlags::IN | EventFlags::RDHUP | EventFlags::ET);
             epoll::modify(&self.epoll, &self.clients[at].stream, data, flags)?;
             return Ok(());
         }
+        let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         let mut buffer = std::mem::take(&mut self.buffer);
         let heard = loop {
             let client = &mut self.clients[at];
@@ -260,8 +267,8 @@ impl Crowd {
                     if let Err(error) = self.take(at, &buffer[..kept + bytes]) {
                         break Err(error);
                     }
-                    // With edges, a read that leaves room has taken everything.
-                    if kept + bytes < buffer.len() {
+                    // With edges, a read that leaves room has taken everything but the end.
+                    if kept + bytes < buffer.len() && !ended {
                         break Ok(());
                     }
                 }
