@@ -245,6 +245,9 @@ fn exchanges_are_planned_timed_and_judged() {
     let commands = &run.result["phases"][1]["commands"];
     let sent = commands["sent"].as_u64().unwrap();
     assert!((100..=160).contains(&sent), "two commands 200 times a second for 400 ms: {sent}");
+    // Threads leave a phase within a turn of the one that counts.
+    let late = run.result["phases"][1]["late_us"]["count"].as_u64().unwrap();
+    assert!(late.abs_diff(sent / 2) <= 2, "each exchange has its lateness: {late} of {sent}");
     assert!(commands["latency_us"]["count"].as_u64().unwrap() + 8 >= sent, "{}", run.text());
     let (deaf, _) = run_file(&FakeHub::start(Deed::DeafToUnsubscribe), STORM, &churn);
     assert!(deaf.result["violations"]["by_name"]["not_subscribed"].as_u64() > Some(0), "{}", deaf.text());

@@ -93,11 +93,11 @@ pub enum Fault {
         /// The gap's `to`.
         to: u64,
     },
-    /// Other clients have received a later number and had it for long enough.
+    /// A later number was sent, as other clients or the venue know, and this client had long enough to get it.
     LeftBehind {
         /// The last number that this client has.
         last: u64,
-        /// The number that others have.
+        /// The number that it should have.
         others: u64,
     },
     /// A stream that was to go on after a number of the same epoch, which the server says it never gave.
@@ -167,7 +167,7 @@ impl fmt::Display for Fault {
             }
             Self::GapMismatch { expected, from, to } => write!(f, "gap {from}..{to} where {expected} had to come"),
             Self::GapInLatest { from, to } => write!(f, "gap {from}..{to} in `latest` mode"),
-            Self::LeftBehind { last, others } => write!(f, "stopped at seq {last} while others got {others}"),
+            Self::LeftBehind { last, others } => write!(f, "stopped at seq {last}, though {others} was sent"),
             Self::ResumeAhead { last, accepted } => {
                 write!(f, "resumed after {last}, but only {accepted} was published, in the same epoch")
             }
