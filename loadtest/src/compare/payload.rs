@@ -154,11 +154,10 @@ impl Judge {
         let (symbol, snapshot) = (self.symbol(&event.symbol)?, event.snapshot);
         let number = number_of(text).ok_or_else(|| Fault::Altered("its values are others".to_owned()))?;
         let stream = &mut self.streams[symbol];
+        // The first update says where the server's own numbers begin.
         let base = event.seq.checked_sub(number.into());
-        if event.channel != "quote"
-            || base.is_none()
-            || *stream.base.get_or_insert(base.unwrap_or(0)) != base.unwrap_or(0)
-        {
+        stream.base = stream.base.or(base);
+        if event.channel != "quote" || base.is_none() || base != stream.base {
             return Err(Fault::Altered(format!("number {number} came as seq {} of {}", event.seq, event.channel)));
         }
         if snapshot {

@@ -70,7 +70,7 @@ impl Facts {
 
     pub(super) fn head(&self) -> String {
         let Machine { processor, kernel, cores } = &self.machine;
-        let server = cores.server.map_or("the same".to_owned(), |core| format!("core {core}"));
+        let server = cores.server.map_or_else(|| "the same".to_owned(), |core| format!("core {core}"));
         let mut out = format!("{processor}, Linux {kernel}; client on core {}, server on {server}", cores.client);
         for (name, version) in &self.versions {
             let _ = write!(out, "\n  {name}: {version}");
