@@ -55,13 +55,12 @@ pub struct Sources(Vec<Option<IpAddr>>);
 impl Sources {
     /// What was asked for; else, on IPv4 loopback, as many addresses as the clients need.
     pub fn new(plan: &Plan) -> Self {
-        let options = &plan.options;
-        if !options.source_addresses.is_empty() {
-            return Self(options.source_addresses.iter().copied().map(Some).collect());
+        if !plan.source_addresses.is_empty() {
+            return Self(plan.source_addresses.iter().copied().map(Some).collect());
         }
         match plan.target.address {
             SocketAddr::V4(address) if address.ip().is_loopback() => {
-                let wanted = options.clients.div_ceil(CLIENTS_PER_ADDRESS).min(250);
+                let wanted = plan.scenario.clients.div_ceil(CLIENTS_PER_ADDRESS).min(250);
                 // Ports of a run that has just ended may still be held; the next run comes from elsewhere.
                 let block = (std::process::id() % 250) as u8;
                 let address = |at: usize| IpAddr::V4(Ipv4Addr::new(127, 0, block, 2 + at as u8));

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 
 use crate::{
-    options::{PerClient, Plan, matches},
+    options::Plan,
     random::Random,
+    scenario::{PerClient, Subscription, matches},
 };
 
 /// A page of instruments larger than this is refused.
@@ -29,33 +30,55 @@ struct Listed {
     id: String,
 }
 
-/// The instruments that the clients may choose from, sorted. Asks the hub only where a pattern has to be resolved.
+/// By group and subscription: the instruments that its clients choose from, by place in the list of all.
+pub type Candidates = Vec<Vec<Vec<u32>>>;
+
+/// The instruments that clients may choose from, sorted, and which of them each subscription means. Asks the hub only
+/// where a pattern has to be resolved.
 ///
 /// # Errors
 /// The hub cannot be asked, or lists too few for what every client is to hold.
-pub async fn instruments(plan: &Plan) -> anyhow::Result<Vec<String>> {
-    let patterns = &plan.options.symbols;
-    if plan.options.symbols_per_client == PerClient::All {
-        return Ok(Vec::new());
-    }
-    let mut found: Vec<String> = if patterns.iter().any(|pattern| pattern.contains('*')) {
-        let mut listed = list(plan).await.context("the list of instruments")?;
-        listed.retain(|id| patterns.iter().any(|pattern| matches(pattern, id)));
-        listed
+pub async fn instruments(plan: &Plan) -> anyhow::Result<(Vec<String>, Candidates)> {
+    let scenario = &plan.scenario;
+    let counted = |subscription: &&Subscription| subscription.per_client != PerClient::All;
+    let mut named: Vec<&String> =
+        scenario.subscriptions().filter(counted).flat_map(|subscription| &subscription.symbols).collect();
+    let listed = if named.iter().any(|symbol| symbol.contains('*')) {
+        list(plan).await.context("the list of instruments")?
     } else {
-        patterns.clone()
+        Vec::new()
     };
+    named.retain(|symbol| !symbol.contains('*'));
+    let is_wanted = |id: &String| {
+        scenario.subscriptions().filter(counted).any(|held| held.symbols.iter().any(|pattern| matches(pattern, id)))
+    };
+    let mut found: Vec<String> = listed.into_iter().filter(is_wanted).chain(named.into_iter().cloned()).collect();
     found.sort_unstable();
     found.dedup();
-    ensure!(!found.is_empty(), "no instrument matches {}", patterns.join(","));
-    if let PerClient::Count(count) = plan.options.symbols_per_client {
-        ensure!(
-            count <= found.len(),
-            "--symbols-per-client is {count}, but there are only {} instruments",
-            found.len()
-        );
+    let mut candidates = Candidates::new();
+    for group in &scenario.groups {
+        let mut of_group = Vec::new();
+        for subscription in &group.subscriptions {
+            of_group.push(candidates_of(subscription, &found)?);
+        }
+        candidates.push(of_group);
     }
-    Ok(found)
+    Ok((found, candidates))
+}
+
+fn candidates_of(subscription: &Subscription, found: &[String]) -> anyhow::Result<Vec<u32>> {
+    let PerClient::Count(count) = subscription.per_client else { return Ok(Vec::new()) };
+    let matched = |id: &String| subscription.symbols.iter().any(|pattern| matches(pattern, id));
+    let of: Vec<u32> = (0..found.len()).filter(|at| matched(&found[*at])).map(|at| at as u32).collect();
+    ensure!(!of.is_empty(), "no instrument matches {}", subscription.symbols.join(","));
+    ensure!(
+        count <= of.len(),
+        "every client is to hold {count} instruments of {}, but there are only {} instruments: lower \
+         `symbols_per_client`, or widen `symbols`",
+        subscription.channel,
+        of.len()
+    );
+    Ok(of)
 }
 
 async fn list(plan: &Plan) -> anyhow::Result<Vec<String>> {

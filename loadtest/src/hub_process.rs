@@ -26,12 +26,39 @@ pub struct Used {
     pub by_thread: Vec<(String, u64)>,
 }
 
+impl Used {
+    /// Both together.
+    pub fn and(&self, other: &Self) -> Self {
+        let mut by_thread = self.by_thread.clone();
+        for (name, ns) in &other.by_thread {
+            match by_thread.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += ns,
+                None => by_thread.push((name.clone(), *ns)),
+            }
+        }
+        Self { ns: self.ns + other.ns, exact: self.exact && other.exact, by_thread }
+    }
+}
+
 impl Sample {
     /// Looks at the process `pid`.
     ///
     /// # Errors
     /// It does not exist, or its accounts may not be read.
     pub fn take(pid: u32) -> anyhow::Result<Self> {
+        // The rollup is exact; status is kept per CPU by newer kernels and may be off by some pages.
+        Self::read(pid, true)
+    }
+
+    /// The same once a second: the rollup walks all pages of the process, so memory comes from its status.
+    ///
+    /// # Errors
+    /// It does not exist, or its accounts may not be read.
+    pub fn light(pid: u32) -> anyhow::Result<Self> {
+        Self::read(pid, false)
+    }
+
+    fn read(pid: u32, exact: bool) -> anyhow::Result<Self> {
         let folder = Path::new("/proc").join(pid.to_string());
         let read = |name: &str| -> anyhow::Result<String> {
             let path = folder.join(name);
@@ -39,8 +66,8 @@ impl Sample {
         };
         let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
         let ticks = cpu_ticks(&read("stat")?).ok_or_else(|| anyhow!("process {pid}: its stat has another form"))?;
-        // The rollup is exact; status is kept per CPU by newer kernels and may be off by some pages.
-        let rss = match read("smaps_rollup").ok().and_then(|text| kilobytes(&text, "Rss:")) {
+        let rollup = if exact { read("smaps_rollup").ok() } else { None };
+        let rss = match rollup.and_then(|text| kilobytes(&text, "Rss:")) {
             Some(rss) => rss,
             None => kilobytes(&read("status")?, "VmRSS:").with_context(|| format!("process {pid} has no memory"))?,
         };

@@ -1,12 +1,12 @@
 //! What is counted and timed: counters that each thread publishes as it goes, histograms that it keeps to itself
-//! until the end, and the phase that all threads are in.
+//! until the end, and the step that all threads are in.
 
 use std::{
     collections::BTreeMap,
     ops::{AddAssign, Index, IndexMut, Sub},
     sync::{
         Mutex,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,37 +14,15 @@ use std::{
 use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
 
+pub use crate::step::Step;
+use crate::values::Values;
+
 /// Latencies above this are recorded as this.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// How many faults a thread describes in full; the rest are only counted.
 pub const FAULTS_DESCRIBED_MAX: usize = 20;
 /// How many different texts a tally of reasons holds; the rest share one entry.
 const REASONS_MAX: usize = 50;
-
-/// Where the run is. Threads read it every turn; only the one that steers sets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Phase {
-    /// Clients connect and subscribe.
-    Connect,
-    /// All are subscribed; nothing is measured.
-    Settle,
-    /// Slow clients have begun to be slow; nothing is measured yet.
-    Warmup,
-    /// What comes counts.
-    Measure,
-    /// Every thread says how far its clients have come.
-    Frontier,
-    /// Every client has to come as far as any other had.
-    Tail,
-    /// Clients say goodbye.
-    Close,
-}
-
-impl Phase {
-    const ALL: [Self; 7] =
-        [Self::Connect, Self::Settle, Self::Warmup, Self::Measure, Self::Frontier, Self::Tail, Self::Close];
-}
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -99,6 +77,22 @@ counts! {
     SlowGaps,
     /// Numbers that those named.
     SlowGapNumbers,
+    /// Events whose value another client had got too, and which were found to be equal.
+    ValuesCompared,
+    /// Clients that were cut off by plan.
+    Cut,
+    /// Clients that came back and hold all their subscriptions again.
+    Back,
+    /// Clients that were cut off and did not get back.
+    NotBack,
+    /// Streams that went on where they had ended.
+    Resumed,
+    /// Streams that had to begin anew with a snapshot.
+    Renewed,
+    /// Commands sent by plan.
+    Commands,
+    /// Answers to those.
+    CommandsAnswered,
 }
 
 /// One number for each [`Count`].
@@ -164,18 +158,43 @@ impl Published {
     }
 }
 
+/// What a last value is of: kind, mode `every`, number, instrument.
+pub type LastOf = (u8, bool, u64, Box<str>);
+
+/// How far clients have come in a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The last number, whatever brought it.
+    pub any: u64,
+    /// The last number that a live event brought.
+    pub event: u64,
+}
+
+impl Reached {
+    /// Takes in how far others have come.
+    pub fn add(&mut self, other: Self) {
+        (self.any, self.event) = (self.any.max(other.any), self.event.max(other.event));
+    }
+}
+
 /// What all threads share.
 #[derive(Debug)]
 pub struct Shared {
-    phase: AtomicU8,
+    step: AtomicU32,
     /// Counts up whenever live figures are wanted.
     pub tick: AtomicU32,
     /// Threads that have done what the phase asks of them.
     pub done: AtomicUsize,
+    /// Threads that have seen the step.
+    pub entered: AtomicUsize,
     /// By thread.
     pub published: Vec<Published>,
-    /// The last number of each instrument that any client has, as of [`Phase::Frontier`].
-    pub frontier: Mutex<FxHashMap<Box<str>, u64>>,
+    /// The last number of each stream that any client has, as of [`Step::Frontier`]: by kind and instrument.
+    pub frontier: Mutex<FxHashMap<(u8, Box<str>), Reached>>,
+    /// The hash of the last value that clients of different threads hold.
+    pub last_values: Mutex<FxHashMap<LastOf, u32>>,
+    /// What clients of different threads were sent.
+    pub values: Mutex<Values>,
 }
 
 impl Shared {
@@ -183,24 +202,28 @@ impl Shared {
     pub fn new(threads: usize) -> Self {
         let published = (0..threads).map(|_| Published::default()).collect();
         Self {
-            phase: AtomicU8::new(0),
+            step: AtomicU32::new(Step::Connect.code()),
             tick: AtomicU32::new(0),
             done: AtomicUsize::new(0),
+            entered: AtomicUsize::new(0),
             published,
             frontier: Mutex::default(),
+            last_values: Mutex::default(),
+            values: Mutex::default(),
         }
     }
 
     /// Where the run is.
     #[inline]
-    pub fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.phase.load(Ordering::Acquire)).min(Phase::ALL.len() - 1)]
+    pub fn step(&self) -> Step {
+        Step::of(self.step.load(Ordering::Acquire))
     }
 
-    /// Moves on; what was written before is seen by every thread that sees the new phase.
-    pub fn enter(&self, phase: Phase) {
+    /// Moves on; what was written before is seen by every thread that sees the new step.
+    pub fn enter(&self, step: Step) {
         self.done.store(0, Ordering::Release);
-        self.phase.store(phase as u8, Ordering::Release);
+        self.entered.store(0, Ordering::Release);
+        self.step.store(step.code(), Ordering::Release);
     }
 
     /// The sum over all threads.
@@ -256,28 +279,77 @@ impl Reasons {
     }
 }
 
+/// What a thread measured in one phase.
+#[derive(Debug)]
+pub struct PhaseOutcome {
+    /// Receive to client, live events of clients that are neither slow nor coming back.
+    pub latency: Histogram<u64>,
+    /// Lengths of the loop's turns: how long an event may have waited in this process.
+    pub turns: Histogram<u64>,
+    /// From the planned time of a command to its answer.
+    pub commands: Histogram<u64>,
+    /// From the planned time of a handshake to all subscriptions, of clients that came back.
+    pub back: Histogram<u64>,
+    /// How far behind its plan the generator was.
+    pub late: Histogram<u64>,
+    /// CPU time of the thread.
+    pub cpu: Duration,
+    /// The share of the phase that the busiest thread was running.
+    pub busiest: f64,
+    /// Its length as the thread saw it.
+    pub length: Duration,
+}
+
+impl Default for PhaseOutcome {
+    fn default() -> Self {
+        Self {
+            latency: histogram(),
+            turns: histogram(),
+            commands: histogram(),
+            back: histogram(),
+            late: histogram(),
+            cpu: Duration::ZERO,
+            busiest: 0.0,
+            length: Duration::ZERO,
+        }
+    }
+}
+
+impl PhaseOutcome {
+    /// Takes in the same of another thread, or of another phase.
+    pub fn merge(&mut self, other: &Self) {
+        let histograms = [
+            (&mut self.latency, &other.latency),
+            (&mut self.turns, &other.turns),
+            (&mut self.commands, &other.commands),
+            (&mut self.back, &other.back),
+            (&mut self.late, &other.late),
+        ];
+        for (mine, other) in histograms {
+            mine.add(other).expect("all histograms have the same bounds");
+        }
+        self.cpu += other.cpu;
+        self.busiest = self.busiest.max(other.busiest);
+        self.length = self.length.max(other.length);
+    }
+}
+
 /// What a thread hands back at the end.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Receive to client, live events of healthy clients in the measured window.
-    pub latency: Histogram<u64>,
-    /// Connect to upgraded.
+    /// By phase of the scenario.
+    pub phases: Vec<PhaseOutcome>,
+    /// Planned time of the connect to upgraded.
     pub upgrade: Histogram<u64>,
-    /// Connect to subscribed.
+    /// Planned time of the connect to subscribed.
     pub ready: Histogram<u64>,
-    /// Lengths of the loop's turns in the window: how long an event may have waited in this process.
-    pub turns: Histogram<u64>,
-    /// CPU time of the thread in the window.
-    pub cpu: Duration,
-    /// The share of the window that the busiest thread was running.
-    pub busiest: f64,
-    /// Length of the window as the thread saw it.
-    pub window: Duration,
+    /// How far behind its plan the generator was with the first connects.
+    pub late: Histogram<u64>,
     /// The first faults, described.
     pub faults: Vec<String>,
     /// Faults by name.
     pub faults_by_name: Reasons,
-    /// Why clients never got subscribed.
+    /// Why clients never got subscribed, or not again.
     pub failures: Reasons,
     /// How connections ended before the end of the run.
     pub closes: BTreeMap<Close, u64>,
@@ -289,16 +361,14 @@ pub struct Outcome {
     pub streams: u64,
 }
 
-impl Default for Outcome {
-    fn default() -> Self {
+impl Outcome {
+    /// Of a scenario with so many phases.
+    pub fn new(phases: usize) -> Self {
         Self {
-            latency: histogram(),
+            phases: (0..phases).map(|_| PhaseOutcome::default()).collect(),
             upgrade: histogram(),
             ready: histogram(),
-            turns: histogram(),
-            cpu: Duration::ZERO,
-            busiest: 0.0,
-            window: Duration::ZERO,
+            late: histogram(),
             faults: Vec::new(),
             faults_by_name: Reasons::default(),
             failures: Reasons::default(),
@@ -308,23 +378,17 @@ impl Default for Outcome {
             streams: 0,
         }
     }
-}
 
-impl Outcome {
     /// Takes another thread's outcome in.
     pub fn merge(&mut self, other: Self) {
-        let histograms = [
-            (&mut self.latency, &other.latency),
-            (&mut self.upgrade, &other.upgrade),
-            (&mut self.ready, &other.ready),
-            (&mut self.turns, &other.turns),
-        ];
+        for (mine, other) in self.phases.iter_mut().zip(&other.phases) {
+            mine.merge(other);
+        }
+        let histograms =
+            [(&mut self.upgrade, &other.upgrade), (&mut self.ready, &other.ready), (&mut self.late, &other.late)];
         for (mine, other) in histograms {
             mine.add(other).expect("all histograms have the same bounds");
         }
-        self.cpu += other.cpu;
-        self.busiest = self.busiest.max(other.busiest);
-        self.window = self.window.max(other.window);
         self.faults.extend(other.faults);
         self.faults.truncate(FAULTS_DESCRIBED_MAX);
         let reasons = [
@@ -372,6 +436,18 @@ mod tests {
     }
 
     #[test]
+    fn every_step_is_read_as_it_was_entered() {
+        let shared = Shared::new(1);
+        assert_eq!(shared.step(), Step::Connect);
+        let runs = [Step::Run(0), Step::Run(255)];
+        let others = [Step::Settle, Step::Return, Step::Frontier, Step::Tail, Step::Close];
+        for step in runs.into_iter().chain(others) {
+            shared.enter(step);
+            assert_eq!(shared.step(), step);
+        }
+    }
+
+    #[test]
     fn what_a_server_says_can_neither_fill_memory_nor_steer_a_terminal() {
         let mut reasons = Reasons::default();
         (0..10_000).for_each(|at| reasons.count(&format!("reason {at}")));
@@ -383,14 +459,14 @@ mod tests {
 
     #[test]
     fn outcomes_of_threads_merge_into_one() {
-        let mut one = Outcome::default();
-        one.latency.saturating_record(5_000);
+        let mut one = Outcome::new(1);
+        one.phases[0].latency.saturating_record(5_000);
         one.closes.insert(Close { slow: true, code: Some(4001) }, 2);
-        let mut other = Outcome::default();
-        other.latency.saturating_record(900_000_000_000);
+        let mut other = Outcome::new(1);
+        other.phases[0].latency.saturating_record(900_000_000_000);
         other.closes.insert(Close { slow: true, code: Some(4001) }, 3);
         one.merge(other);
-        assert_eq!((one.latency.len(), one.closes[&Close { slow: true, code: Some(4001) }]), (2, 5));
-        assert!(one.latency.max() >= LATENCY_NS_MAX);
+        assert_eq!((one.phases[0].latency.len(), one.closes[&Close { slow: true, code: Some(4001) }]), (2, 5));
+        assert!(one.phases[0].latency.max() >= LATENCY_NS_MAX);
     }
 }

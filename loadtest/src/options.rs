@@ -1,22 +1,100 @@
-//! The command line, checked: what cannot be run is refused before anything is opened.
+//! The command line: bare options make the simplest scenario, `run` takes one from a file.
 
 use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use clap::{Parser, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
 
-use crate::target::Target;
+use crate::{
+    compare::{CompareOptions, PeerCommand},
+    scenario::{
+        self, Group, LATENESS_P99_MAX, Mode, Overflow, PerClient, Phase, Scenario, Source, Subscription, duration,
+        share,
+    },
+    source::Origin,
+    target::Target,
+};
 
 /// Drives a tickhub with thousands of WebSocket subscribers that verify every delivery while they time it.
 ///
 /// The exit code is 0 for a clean run, 1 if a guarantee was broken or not every client could subscribe, 2 if the run
-/// could not begin.
+/// could not begin, 3 if the harness itself could not keep to its plan.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "loadtest", version, args_override_self = true)]
-pub struct Options {
+#[command(name = "loadtest", version, args_override_self = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; without it, the bare options are run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The simplest scenario: one warm-up and one measured phase.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What else the tool can do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Run a scenario file
+    Run(RunOptions),
+    /// Compare two results
+    Diff(DiffOptions),
+    /// Show a result again
+    Show(ShowOptions),
+    /// Measures the hub beside peers: same load, same client, alternating, on this machine
+    Compare(CompareOptions),
+    /// A server of the harness itself
+    #[command(hide = true)]
+    Peer {
+        /// Which one.
+        #[command(subcommand)]
+        peer: PeerCommand,
+    },
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
+pub struct RunOptions {
+    /// The scenario, a TOML file
+    pub scenario: PathBuf,
+    /// Change a key of the scenario, as `clients=500` or `phase.storm.duration=5s` (`phase.*` = all phases)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Only read the scenario and say what is wrong with it
+    #[arg(long)]
+    pub check: bool,
+    /// Whom to try, and what to write.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// Options of `diff`.
+#[derive(Debug, Clone, Args)]
+pub struct DiffOptions {
+    /// The result to compare with
+    pub before: PathBuf,
+    /// The result that is compared
+    pub after: PathBuf,
+    /// Write the comparison as one HTML file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Options of `show`.
+#[derive(Debug, Clone, Args)]
+pub struct ShowOptions {
+    /// A result that `--json` has written
+    pub result: PathBuf,
+    /// Write it as one HTML file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Whom to try, and what to write: the same for every scenario.
+#[derive(Debug, Clone, Args)]
+pub struct Access {
     /// Where subscribers connect, as `ws://host:port/api/v1/ws/prices`
-    #[arg(long, required_unless_present = "ready_file")]
+    #[arg(long)]
     pub url: Option<String>,
     /// Token for every client (sent as `Authorization: Bearer`)
     #[arg(long, env = "TICKHUB_TOKEN", hide_env_values = true)]
@@ -24,6 +102,29 @@ pub struct Options {
     /// Take url and token from the file that the hub writes when it is ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+    /// The hub's program, where the scenario's source is a venue; by default the one beside this program
+    #[arg(long, value_name = "PROGRAM")]
+    pub hub: Option<PathBuf>,
+    /// Process of the hub, for its CPU per delivery and memory per session
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// Local addresses to connect from; on loopback as many as are needed are taken by default
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub source_addresses: Vec<IpAddr>,
+    /// Write the result as one JSON object
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the result as one HTML file that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// The bare options.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Whom to try, and what to write.
+    #[command(flatten)]
+    pub access: Access,
     /// Number of subscribers
     #[arg(long, default_value_t = 100)]
     pub clients: usize,
@@ -75,69 +176,12 @@ pub struct Options {
     /// How long a subscriber may take from connecting to being subscribed
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub connect_timeout: Duration,
-    /// Local addresses to connect from; on loopback as many as are needed are taken by default
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub source_addresses: Vec<IpAddr>,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Check the form of every value in one of so many messages (1 = all, 0 = none)
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub check_values: u32,
-    /// Process of the hub, for its CPU per delivery and memory per session
-    #[arg(long)]
-    pub pid: Option<u32>,
-    /// Write the result as one JSON object
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-}
-
-/// Which updates are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// All of them.
-    Every,
-    /// The newest.
-    Latest,
-}
-
-impl Mode {
-    /// As the protocol writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Every => "every",
-            Self::Latest => "latest",
-        }
-    }
-}
-
-/// What becomes of a subscriber that cannot keep up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Overflow {
-    /// It is told which numbers it lost.
-    Gap,
-    /// It is closed.
-    Disconnect,
-}
-
-impl Overflow {
-    /// As the protocol writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::Disconnect => "disconnect",
-        }
-    }
-}
-
-/// How many instruments a client subscribes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PerClient {
-    /// So many, picked at random.
-    Count(usize),
-    /// Whatever the patterns match.
-    All,
 }
 
 impl FromStr for PerClient {
@@ -172,12 +216,18 @@ impl FromStr for SlowRate {
 /// A run that can begin.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// What was asked for.
-    pub options: Options,
+    /// What is to happen.
+    pub scenario: Scenario,
     /// Whom to connect to.
     pub target: Target,
     /// Sent by every client.
     pub token: String,
+    /// Process of the hub.
+    pub pid: Option<u32>,
+    /// Local addresses to connect from.
+    pub source_addresses: Vec<IpAddr>,
+    /// When the venue's clock began, where this process plays it.
+    pub origin: Option<Origin>,
 }
 
 /// What the hub writes when it is ready.
@@ -188,12 +238,12 @@ struct ReadyFile {
     token: Option<String>,
 }
 
-impl Options {
-    /// Checks what the parser cannot, and reads the ready file.
+impl Access {
+    /// Whom `scenario` is to be run against; reads the ready file.
     ///
     /// # Errors
-    /// What does not fit together, for the one who typed it.
-    pub fn plan(mut self) -> anyhow::Result<Plan> {
+    /// What is missing or cannot be read.
+    pub fn plan(self, scenario: Scenario) -> anyhow::Result<Plan> {
         let ready = match &self.ready_file {
             Some(path) => {
                 let text = std::fs::read(path).with_context(|| format!("the ready file {}", path.display()))?;
@@ -208,71 +258,74 @@ impl Options {
         };
         let url = self.url.clone().or(ready_ws).context("--url or --ready-file is needed")?;
         let http = if self.url.is_none() { ready_http } else { None };
-        let token = self.token.take().or(ready_token).context("--token is needed")?;
+        let token = self.token.or(ready_token).context("--token is needed")?;
         ensure!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()), "the token is malformed");
-        self.check()?;
-        Ok(Plan { target: Target::resolve(&url, http.as_deref())?, token, options: self })
+        let target = Target::resolve(&url, http.as_deref())?;
+        let origin = matches!(scenario.source, Source::Venue(_)).then(Origin::now);
+        Ok(Plan { scenario, target, token, pid: self.pid, source_addresses: self.source_addresses, origin })
     }
+}
 
-    fn check(&self) -> anyhow::Result<()> {
+impl RunOptions {
+    /// Reads the scenario.
+    ///
+    /// # Errors
+    /// All that is wrong with it, with the file's name.
+    pub fn scenario(&self) -> anyhow::Result<Scenario> {
+        let name = self.scenario.display();
+        let text = std::fs::read_to_string(&self.scenario).with_context(|| format!("the scenario {name}"))?;
+        scenario::from_toml(&text, &self.overrides).map_err(|wrong| anyhow::anyhow!("{name}:\n{wrong:#}"))
+    }
+}
+
+impl Options {
+    /// The scenario that the bare options stand for.
+    ///
+    /// # Errors
+    /// What does not fit together, for the one who typed it.
+    pub fn scenario(&self) -> anyhow::Result<Scenario> {
         ensure!(self.clients > 0, "--clients must be at least 1");
         ensure!((1..=256).contains(&self.threads), "--threads must be between 1 and 256");
         ensure!(self.connect_rate > 0, "--connect-rate must be at least 1");
-        ensure!(!self.duration.is_zero(), "--duration must not be zero");
-        ensure!(self.symbols.iter().all(|symbol| is_pattern(symbol)), "--symbols must be ids or patterns");
-        let always_every = self.channel == "trade" || self.channel.starts_with("bar.");
-        match self.channel.as_str() {
-            "ticker" | "quote" | "trade" | "book" => {}
-            bar if bar.starts_with("bar.") => {}
-            "status" => bail!("`status` has no numbers to verify"),
-            other => bail!("the channel {other:?} is unknown"),
+        let slow = Phase {
+            slow: self.slow,
+            slow_bytes_per_s: self.slow_rate.bytes_per_s,
+            ..Phase::plain("measured", self.duration)
+        };
+        let warmup = Phase { measure: false, name: "warm-up".to_owned(), duration: self.warmup, ..slow.clone() };
+        let scenario = Scenario {
+            name: "options".to_owned(),
+            about: String::new(),
+            clients: self.clients,
+            threads: self.threads,
+            seed: self.seed,
+            connect_rate: self.connect_rate,
+            connect_timeout: self.connect_timeout,
+            settle: self.settle,
+            tail: self.tail,
+            check_values: self.check_values,
+            lateness_p99_max: LATENESS_P99_MAX,
+            source: Source::Hub,
+            groups: vec![Group {
+                name: "all".to_owned(),
+                share: 1.0,
+                subscriptions: vec![Subscription {
+                    channel: self.channel.clone(),
+                    mode: self.mode,
+                    symbols: self.symbols.clone(),
+                    per_client: self.symbols_per_client,
+                    max_rate: self.max_rate,
+                    depth: self.depth,
+                    overflow: self.overflow,
+                }],
+            }],
+            phases: if self.warmup.is_zero() { vec![slow] } else { vec![warmup, slow] },
+        };
+        if let [first, ..] = scenario.wrongs().as_slice() {
+            bail!("{first}");
         }
-        let latest = self.mode == Mode::Latest;
-        ensure!(!(always_every && latest), "{} has no `latest` mode", self.channel);
-        ensure!(self.max_rate.is_none() || latest, "--max-rate belongs to `latest`");
-        ensure!(self.overflow.is_none() || !latest, "--overflow belongs to `every`");
-        ensure!(self.depth.is_none() || self.channel == "book", "--depth belongs to `book`");
-        Ok(())
+        Ok(scenario)
     }
-}
-
-/// Whether the text could stand in a subscribe: this keeps quotes and escapes out of the commands.
-fn is_pattern(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"._=^/+-:*".contains(&byte);
-    !text.is_empty() && text.len() <= 64 && text.bytes().all(allowed)
-}
-
-/// Whether `pattern` (an id, `VENUE:HEAD*`, `*:…` or `*`) matches the instrument `id`.
-pub fn matches(pattern: &str, id: &str) -> bool {
-    let (venue, symbol) = match pattern {
-        "*" => ("*", "*"),
-        _ => pattern.split_once(':').unwrap_or((pattern, "")),
-    };
-    let Some((id_venue, id_symbol)) = id.split_once(':') else { return false };
-    (venue == "*" || venue == id_venue)
-        && match symbol.strip_suffix('*') {
-            Some(head) => id_symbol.starts_with(head),
-            None => symbol == id_symbol,
-        }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let unit = match &text[digits..] {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        other => return Err(format!("{other:?} is no unit of time (ms, s, m, h)")),
-    };
-    let count: f64 = text[..digits].parse().map_err(|_| "a duration is a number and a unit, as in 30s".to_owned())?;
-    Duration::try_from_secs_f64(count * unit).map_err(|error| error.to_string())
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 0.01));
-    let share = number.parse::<f64>().map_err(|_| "a share is written 1% or 0.01".to_owned())? * scale;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share is between 0 and 100 %".to_owned()) }
 }
 
 #[cfg(test)]
@@ -281,17 +334,9 @@ mod tests {
 
     fn plan(arguments: &[&str]) -> anyhow::Result<Plan> {
         let all = ["loadtest", "--url", "ws://127.0.0.1:1/api/v1/ws/prices", "--token", "t"];
-        Options::try_parse_from(all.iter().chain(arguments))?.plan()
-    }
-
-    #[test]
-    fn durations_and_shares_are_read_as_people_write_them() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert!(duration("5x").is_err() && duration("").is_err() && duration("-1s").is_err());
-        assert_eq!((share("1%"), share("0.25")), (Ok(0.01), Ok(0.25)));
-        assert!(share("101%").is_err() && share("x").is_err() && share("nan").is_err());
+        let options = Cli::try_parse_from(all.iter().chain(arguments))?.options;
+        let scenario = options.scenario()?;
+        options.access.plan(scenario)
     }
 
     #[test]
@@ -319,18 +364,11 @@ mod tests {
         let text = r#"{"http":"http://127.0.0.1:7","ws":"ws://127.0.0.1:7/api/v1/ws/prices","ops":"http://127.0.0.1:8","token":"abc"}"#;
         std::fs::write(file.path(), text).unwrap();
         let path = file.path().to_str().unwrap();
-        let plan = Options::try_parse_from(["loadtest", "--ready-file", path]).unwrap().plan().unwrap();
+        let options = Cli::try_parse_from(["loadtest", "--ready-file", path]).unwrap().options;
+        let scenario = options.scenario().unwrap();
+        let plan = options.access.plan(scenario.clone()).unwrap();
         assert_eq!((plan.target.address.port(), plan.token.as_str()), (7, "abc"));
-        assert!(Options::try_parse_from(["loadtest"]).is_err(), "neither url nor ready file");
-    }
-
-    #[test]
-    fn patterns_match_as_the_protocol_says() {
-        for pattern in ["*", "*:*", "SIM:*", "SIM:AA*", "SIM:AAA-USD", "*:AAA-USD"] {
-            assert!(matches(pattern, "SIM:AAA-USD"), "{pattern}");
-        }
-        for pattern in ["SIM:AAA", "BINANCE:*", "SIM:B*", "SIM"] {
-            assert!(!matches(pattern, "SIM:AAA-USD"), "{pattern}");
-        }
+        let bare = Cli::try_parse_from(["loadtest", "--token", "t"]).unwrap().options;
+        assert!(bare.access.plan(scenario).is_err(), "neither url nor ready file");
     }
 }

@@ -10,6 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::clock;
 
+/// The first line with figures of a part comes after this.
+const LINES_AFTER: Duration = Duration::from_millis(1_200);
 /// Plain lines come at most this often.
 const LINES_EVERY: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,17 @@ impl Progress {
             bar.set_length(length.max(1));
             bar.set_prefix(phase.to_owned());
         }
-        self.update(0, "");
+        if self.bar.is_some() {
+            self.update(0, "");
+        } else {
+            self.line("");
+            self.line_at = Some(clock::instant() + LINES_AFTER);
+        }
+    }
+
+    fn line(&self, figures: &str) {
+        // Whoever closed standard error does not want to see it.
+        let _ = writeln!(io::stderr(), "{:>11}  {figures}", self.phase);
     }
 
     /// So much of it is done.
@@ -54,8 +66,7 @@ impl Progress {
                 let now = clock::instant();
                 if self.line_at.is_none_or(|at| now >= at) {
                     self.line_at = Some(now + LINES_EVERY);
-                    // Whoever closed standard error does not want to see it.
-                    let _ = writeln!(io::stderr(), "{:>11}  {figures}", self.phase);
+                    self.line(figures);
                 }
             }
         }

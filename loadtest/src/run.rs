@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, sync_channel},
     },
@@ -21,10 +21,12 @@ use tokio::{
 use crate::{
     clock, connect, discover,
     hub_process::Sample,
-    measure::{self, Count, Outcome, Phase, Shared, Totals},
+    measure::{self, Count, Outcome, Reached, Shared, Step, Totals},
     options::Plan,
     progress::Progress,
-    report::{Facts, HubFacts, Report, Second, count},
+    report::{Facts, HubFacts, PhaseFacts, Report, Second, count},
+    source::{Generator, Sent},
+    venue::Venue,
     worker::{LiveFigures, Worker},
 };
 
@@ -32,14 +34,17 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Live figures of one interval from every thread fit four times over; what is not fetched in time is dropped.
 const LIVE_FIGURES_PER_THREAD: usize = 4;
-
 /// A thread answers within a turn, which is never longer than this unless it is saturated.
 const LIVE_FIGURES_WAIT: Duration = Duration::from_millis(30);
+/// What is left of a phase is shown as a second if it was at least so long.
+const SECOND_MIN: Duration = Duration::from_millis(500);
+/// How long threads may take to say how far their clients have come.
+const FRONTIER_WAIT: Duration = Duration::from_secs(10);
 
 /// Whether to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Done,
+enum Go {
+    On,
     Interrupted,
 }
 
@@ -52,77 +57,111 @@ struct Run {
     interrupt: Signal,
     seconds: Vec<Second>,
     facts: Facts,
+    generator: Option<Generator>,
+    sent: Option<Sent>,
 }
 
-/// Runs the plan from the first connection to the report.
+/// Runs the plan from the first connection to the report; `venue` is the one that this process plays.
 ///
 /// # Errors
 /// It cannot begin, or a thread of this process fails.
-pub async fn run(plan: Plan) -> anyhow::Result<Report> {
+pub async fn run(plan: Plan, venue: Option<Arc<Venue>>) -> anyhow::Result<Report> {
     let plan = Arc::new(plan);
-    let options = &plan.options;
-    connect::raise_descriptor_limit(options.clients)?;
-    let instruments = discover::instruments(&plan).await?;
-    let before = options.pid.map(Sample::take).transpose()?;
+    let scenario = &plan.scenario;
+    connect::raise_descriptor_limit(scenario.clients)?;
+    let (instruments, candidates) = discover::instruments(&plan).await?;
+    let before = plan.pid.map(Sample::take).transpose()?;
     let interrupt = signal(SignalKind::interrupt())?;
-    let shared = Arc::new(Shared::new(options.threads));
-    let (sender, live) = sync_channel(options.threads * LIVE_FIGURES_PER_THREAD);
+    let shared = Arc::new(Shared::new(scenario.threads));
+    let (sender, live) = sync_channel(scenario.threads * LIVE_FIGURES_PER_THREAD);
     let mut threads = Vec::new();
-    for number in 0..options.threads {
-        let worker = Worker::new(plan.clone(), shared.clone(), &instruments, number, sender.clone())?;
+    for number in 0..scenario.threads {
+        let (plan, shared, sender) = (plan.clone(), shared.clone(), sender.clone());
+        let worker = Worker::new(plan, shared, &instruments, candidates.clone(), number, sender)?;
         let thread = thread::Builder::new().name(format!("clients-{number}"));
         threads.push(thread.spawn(move || worker.run())?);
     }
+    let generator = match (venue, plan.origin) {
+        (Some(venue), Some(origin)) => Some(Generator::start(venue, scenario, shared.clone(), origin)?),
+        _ => None,
+    };
     let facts = Facts { instruments: instruments.len(), ..Facts::default() };
     let progress = Progress::new();
-    let mut run =
-        Run { plan: plan.clone(), shared: shared.clone(), live, progress, interrupt, seconds: Vec::new(), facts };
+    let mut run = Run {
+        plan: plan.clone(),
+        shared: shared.clone(),
+        live,
+        progress,
+        interrupt,
+        seconds: Vec::new(),
+        facts,
+        generator,
+        sent: None,
+    };
     // The threads have to be sent home whatever happens in between.
     let steered = run.steer(before).await;
-    shared.enter(Phase::Close);
+    shared.enter(Step::Close);
     run.progress.begin("closing", 1);
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome::new(scenario.phases.len());
     for thread in threads {
         let mine = thread.join().map_err(|_| anyhow!("a thread of the harness panicked"))?;
         outcome.merge(mine.context("epoll")?);
     }
     run.progress.finish();
-    run.facts.interrupted = steered? == Step::Interrupted;
+    if let Some(sent) = &run.sent {
+        for (phase, late) in outcome.phases.iter_mut().zip(&sent.late) {
+            phase.late.add(late).expect("all histograms have the same bounds");
+        }
+    }
+    run.facts.interrupted = steered? == Go::Interrupted;
     run.facts.totals = shared.totals();
     Ok(Report::new(&plan, run.facts, outcome, run.seconds))
 }
 
 impl Run {
-    async fn steer(&mut self, before: Option<Sample>) -> anyhow::Result<Step> {
-        if self.connect().await == Step::Interrupted {
-            return Ok(Step::Interrupted);
+    async fn steer(&mut self, before: Option<Sample>) -> anyhow::Result<Go> {
+        if self.connect().await == Go::Interrupted {
+            return Ok(Go::Interrupted);
         }
         let ready = self.shared.totals()[Count::Ready];
         if ready == 0 {
-            return Ok(Step::Done);
+            return Ok(Go::On);
         }
-        self.shared.enter(Phase::Settle);
+        self.shared.enter(Step::Settle);
         self.progress.begin("settling", 1);
-        if self.rest(self.plan.options.settle).await == Step::Interrupted {
-            return Ok(Step::Interrupted);
+        if self.rest(self.plan.scenario.settle).await == Go::Interrupted {
+            return Ok(Go::Interrupted);
         }
-        let idle = self.plan.options.pid.map(Sample::take).transpose()?;
-        self.shared.enter(Phase::Warmup);
-        self.progress.begin("warming up", 1);
-        if self.rest(self.plan.options.warmup).await == Step::Interrupted {
-            return Ok(Step::Interrupted);
+        let idle = self.plan.pid.map(Sample::take).transpose()?;
+        let sessions = self.facts.ready - self.shared.totals()[Count::Closed].min(self.facts.ready);
+        if let (Some(before), Some(idle)) = (before, idle) {
+            self.facts.hub = Some(HubFacts { after: idle.clone(), before, idle, sessions });
         }
-        let step = self.measure(before, idle).await?;
-        self.shared.enter(Phase::Frontier);
-        self.wait_for_threads(Duration::from_secs(10)).await;
-        self.shared.enter(Phase::Tail);
+        let mut go = Go::On;
+        for at in 0..self.plan.scenario.phases.len() {
+            go = self.phase(at).await;
+            if go == Go::Interrupted {
+                break;
+            }
+        }
+        if let (Some(pid), Some(hub)) = (self.plan.pid, &mut self.facts.hub) {
+            match Sample::take(pid) {
+                Ok(after) => hub.after = after,
+                Err(error) => self.facts.notes.push(format!("the hub's process could not be read again: {error:#}")),
+            }
+        }
+        self.wait_for_return().await;
+        self.finish_generator()?;
+        self.shared.enter(Step::Frontier);
+        self.wait_for_threads(FRONTIER_WAIT).await;
+        self.shared.enter(Step::Tail);
         self.progress.begin("catching up", 1);
-        self.wait_for_threads(self.plan.options.tail).await;
-        Ok(step)
+        self.wait_for_threads(self.plan.scenario.tail).await;
+        Ok(go)
     }
 
-    async fn connect(&mut self) -> Step {
-        let clients = self.plan.options.clients as u64;
+    async fn connect(&mut self) -> Go {
+        let clients = self.plan.scenario.clients as u64;
         let begun = clock::instant();
         self.progress.begin("connecting", clients);
         loop {
@@ -134,70 +173,124 @@ impl Run {
             self.progress.update(ready + failed, &figures);
             (self.facts.ready, self.facts.failed, self.facts.connect_s) = (ready, failed, took);
             if ready + failed >= clients {
-                break Step::Done;
+                break Go::On;
             }
-            if self.rest(LOOK_EVERY).await == Step::Interrupted {
-                break Step::Interrupted;
+            if self.rest(LOOK_EVERY).await == Go::Interrupted {
+                break Go::Interrupted;
             }
         }
     }
 
-    async fn measure(&mut self, before: Option<Sample>, idle: Option<Sample>) -> anyhow::Result<Step> {
-        let length = self.plan.options.duration;
-        let sessions = self.facts.ready - self.shared.totals()[Count::Closed].min(self.facts.ready);
+    async fn phase(&mut self, at: usize) -> Go {
+        let plan = self.plan.clone();
+        let (phase, phases) = (&plan.scenario.phases[at], plan.scenario.phases.len());
+        let title = if phases > 1 { format!("{} ({}/{phases})", phase.name, at + 1) } else { phase.name.clone() };
         // What was timed before does not belong to the first second.
         let _ = self.fetch_live().await;
-        self.shared.enter(Phase::Measure);
-        self.progress.begin("measuring", length.as_millis() as u64);
-        let own_cpu = clock::process_cpu();
-        let hub = self.plan.options.pid.map(Sample::take).transpose()?;
-        let (begun, at_begin) = (clock::instant(), self.shared.totals());
-        let step = self.watch_window(begun, at_begin, length).await;
-        let at_end = self.shared.totals();
-        self.facts.window_s = (clock::instant() - begun).as_secs_f64();
-        self.facts.window = at_end - at_begin;
-        self.facts.own_cpu_s = clock::process_cpu().saturating_sub(own_cpu).as_secs_f64();
-        if let (Some(pid), Some(before), Some(idle), Some(hub)) = (self.plan.options.pid, before, idle, hub) {
-            // A hub that died is what the run has to report, not a reason to report nothing.
-            match Sample::take(pid) {
-                Ok(after) => {
-                    self.facts.hub = Some(HubFacts { used: after.used_since(&hub), before, idle, after, sessions })
-                }
-                Err(error) => self.facts.notes.push(format!("the hub's process could not be read again: {error:#}")),
-            }
+        self.shared.enter(Step::Run(at as u8));
+        // A thread that is busy with a long turn would take a short phase for over before it has seen it.
+        let asked = clock::instant();
+        while self.shared.entered.load(Ordering::Acquire) < plan.scenario.threads
+            && clock::instant() - asked < FRONTIER_WAIT
+        {
+            time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(step)
+        self.progress.begin(&title, phase.duration.as_millis() as u64);
+        let own_cpu = clock::process_cpu();
+        let hub = plan.pid.and_then(|pid| Sample::light(pid).ok());
+        let (begun, at_begin) = (clock::instant(), self.shared.totals());
+        let go = self.watch_phase(at, begun, at_begin, hub.clone(), phase.duration).await;
+        let hub_after = plan.pid.and_then(|pid| Sample::light(pid).ok());
+        self.facts.phases.push(PhaseFacts {
+            seconds: (clock::instant() - begun).as_secs_f64(),
+            counted: self.shared.totals() - at_begin,
+            own_cpu_s: clock::process_cpu().saturating_sub(own_cpu).as_secs_f64(),
+            hub: hub.zip(hub_after).map(|(before, after)| (after.used_since(&before), after.rss)),
+        });
+        go
     }
 
-    /// Live figures once a second until the window ends.
-    async fn watch_window(&mut self, begun: Instant, at_begin: Totals, length: Duration) -> Step {
-        let mut last = (begun, at_begin);
+    /// Live figures once a second until the phase ends.
+    async fn watch_phase(
+        &mut self,
+        phase: usize,
+        begun: Instant,
+        at_begin: Totals,
+        hub: Option<Sample>,
+        length: Duration,
+    ) -> Go {
+        let before: f64 = self.facts.phases.iter().map(|phase| phase.seconds).sum();
+        let mut last = (begun, at_begin, hub);
         let mut figures = String::new();
         loop {
             let now = clock::instant();
             let passed = now - begun;
-            if now - last.0 >= Duration::from_secs(1) {
+            let left = length.saturating_sub(passed);
+            let last_one = left.is_zero() && now - last.0 >= SECOND_MIN;
+            if now - last.0 >= Duration::from_secs(1) || last_one {
                 let (totals, latency) = (self.shared.totals(), self.fetch_live().await);
-                let second = Second::new(passed.as_secs_f64(), (now - last.0).as_secs_f64(), totals - last.1, &latency);
+                let hub = self.plan.pid.and_then(|pid| Sample::light(pid).ok());
+                let used = last.2.as_ref().zip(hub.as_ref()).map(|(before, now)| (now.used_since(before).ns, now.rss));
+                let (at, interval) = (before + passed.as_secs_f64(), (now - last.0).as_secs_f64());
+                let second = Second::new(phase, at, interval, totals - last.1, &latency, used);
                 figures = second.line(totals);
                 self.seconds.push(second);
-                last = (now, totals);
+                last = (now, totals, hub);
+                if last_one {
+                    return Go::On;
+                }
             }
-            self.progress.update(passed.as_millis() as u64, &figures);
-            if passed >= length {
-                return Step::Done;
+            self.progress.update(passed.as_millis() as u64, &format!("{:.0} s left  {figures}", left.as_secs_f64()));
+            if left.is_zero() {
+                return Go::On;
             }
-            if self.rest(LOOK_EVERY.min(length - passed)).await == Step::Interrupted {
-                return Step::Interrupted;
+            if self.rest(LOOK_EVERY.min(left)).await == Go::Interrupted {
+                return Go::Interrupted;
             }
         }
     }
 
+    /// Clients that were cut off and are still on their way back get the time that every client has.
+    async fn wait_for_return(&mut self) {
+        self.shared.enter(Step::Return);
+        let begun = clock::instant();
+        loop {
+            let totals = self.shared.totals();
+            let (cut, here) = (totals[Count::Cut], totals[Count::Back] + totals[Count::NotBack]);
+            let waited = clock::instant() - begun;
+            if here >= cut || waited > self.plan.scenario.connect_timeout {
+                return;
+            }
+            self.progress.begin("coming back", cut);
+            self.progress.update(here, &format!("{here} of {cut}"));
+            if self.rest(LOOK_EVERY).await == Go::Interrupted {
+                return;
+            }
+        }
+    }
+
+    /// What the venue sent is what every client has to come to, whether any of them got it or not.
+    fn finish_generator(&mut self) -> anyhow::Result<()> {
+        let Some(generator) = self.generator.take() else { return Ok(()) };
+        let sent = generator.finish()?;
+        let kinds = self.plan.scenario.kinds();
+        let mut frontier = self.shared.frontier.lock().unwrap_or_else(PoisonError::into_inner);
+        for (channel, instrument, last) in sent.last_numbers() {
+            if let Some(kind) = kinds.iter().position(|kind| kind.channel == channel) {
+                let reached = Reached { any: last, event: last };
+                frontier.entry((kind as u8, instrument.into())).or_default().add(reached);
+            }
+        }
+        drop(frontier);
+        self.sent = Some(sent);
+        Ok(())
+    }
+
     /// Sleeps, unless the user has had enough.
-    async fn rest(&mut self, length: Duration) -> Step {
+    async fn rest(&mut self, length: Duration) -> Go {
         tokio::select! {
-            () = time::sleep(length) => Step::Done,
-            _ = self.interrupt.recv() => Step::Interrupted,
+            () = time::sleep(length) => Go::On,
+            _ = self.interrupt.recv() => Go::Interrupted,
         }
     }
 
@@ -214,9 +307,9 @@ impl Run {
 
     async fn wait_for_threads(&mut self, longest: Duration) {
         let begun = clock::instant();
-        while self.shared.done.load(Ordering::Acquire) < self.plan.options.threads && clock::instant() - begun < longest
-        {
-            if self.rest(LOOK_EVERY).await == Step::Interrupted {
+        let threads = self.plan.scenario.threads;
+        while self.shared.done.load(Ordering::Acquire) < threads && clock::instant() - begun < longest {
+            if self.rest(LOOK_EVERY).await == Go::Interrupted {
                 return;
             }
         }

@@ -5,7 +5,7 @@
 //! answers, gaps) goes through `serde_json`; [`Scanned::fast`] tells which path it was, so that a run whose figures
 //! suffer from the slow one can say so.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use memchr::memmem::Finder;
 use serde::Deserialize;
@@ -39,6 +39,8 @@ pub struct Event<'a> {
     pub rx: Option<u64>,
     /// `snap`
     pub snapshot: bool,
+    /// `depth`, of `book`.
+    pub depth: Option<u32>,
 }
 
 /// A gap notice.
@@ -54,6 +56,8 @@ pub struct Gap {
     pub to: u64,
     /// `cause`
     pub cause: String,
+    /// `depth`, of `book`.
+    pub depth: Option<u32>,
 }
 
 /// The members of any answer that a client of this tool acts on.
@@ -68,13 +72,17 @@ pub struct Answer {
     pub channel: Option<String>,
     /// The mode in effect.
     pub mode: Option<String>,
+    /// The depth in effect, of `book`.
+    pub depth: Option<u32>,
+    /// The epoch of the streams that name none of their own.
+    pub epoch: Option<Arc<str>>,
     /// Whether the next answer goes on with this one.
     pub more: bool,
     /// Streams that begin.
     pub accepted: Vec<Accepted>,
     /// Entries that were refused.
     pub rejected: Vec<Rejected>,
-    /// Streams that end (`unsubscribed`).
+    /// Entries or streams that end (`unsubscribed`).
     pub symbols: Vec<String>,
     /// Error code.
     pub code: Option<String>,
@@ -99,6 +107,9 @@ pub struct Accepted {
     pub symbol: String,
     /// The number last published.
     pub seq: u64,
+    /// Its epoch, where it is another than the answer's.
+    #[serde(default)]
+    pub epoch: Option<Arc<str>>,
 }
 
 /// An entry that was refused.
@@ -151,8 +162,10 @@ impl Scanner {
         let rest = text.strip_prefix(b"{\"ch\":\"")?;
         let (channel, rest) = plain_string(rest)?;
         let (symbol, mut rest) = plain_string(rest.strip_prefix(b",\"sym\":\"")?)?;
-        if let Some(depth) = rest.strip_prefix(b",\"depth\":") {
-            rest = number(depth)?.1;
+        let mut depth = None;
+        if let Some(digits) = rest.strip_prefix(b",\"depth\":") {
+            let (levels, behind) = number(digits)?;
+            (depth, rest) = (Some(u32::try_from(levels).ok()?), behind);
         }
         let (seq, rest) = number(rest.strip_prefix(b",\"seq\":")?)?;
         let rest = rest.strip_prefix(b",\"ts\":")?;
@@ -173,7 +186,14 @@ impl Scanner {
             Some(at) if rest[at - 1..] == *b",\"snap\":true}" => true,
             Some(_) => return None,
         };
-        Some(Event { channel: Cow::Borrowed(channel), symbol: Cow::Borrowed(symbol), seq, rx: Some(rx), snapshot })
+        Some(Event {
+            channel: Cow::Borrowed(channel),
+            symbol: Cow::Borrowed(symbol),
+            seq,
+            rx: Some(rx),
+            snapshot,
+            depth,
+        })
     }
 }
 
@@ -213,6 +233,7 @@ struct Wire<'a> {
     from: Option<u64>,
     to: Option<u64>,
     cause: Option<String>,
+    depth: Option<u32>,
 }
 
 /// Reads a message of any member order by `serde_json`.
@@ -223,9 +244,14 @@ pub fn any_order(text: &[u8]) -> Result<Message<'_>, String> {
     let wire: Wire<'_> = serde_json::from_slice(text).map_err(|error| format!("not a message: {error}"))?;
     match (wire.op.as_deref(), wire.ch) {
         (Some("gap"), Some(channel)) => match (wire.sym, wire.from, wire.to, wire.cause) {
-            (Some(symbol), Some(from), Some(to), Some(cause)) => {
-                Ok(Message::Gap(Gap { channel: channel.into_owned(), symbol: symbol.into_owned(), from, to, cause }))
-            }
+            (Some(symbol), Some(from), Some(to), Some(cause)) => Ok(Message::Gap(Gap {
+                channel: channel.into_owned(),
+                symbol: symbol.into_owned(),
+                from,
+                to,
+                cause,
+                depth: wire.depth,
+            })),
             _ => Err("a gap without sym, from, to or cause".to_owned()),
         },
         (Some("epoch"), _) => {
@@ -243,7 +269,7 @@ pub fn any_order(text: &[u8]) -> Result<Message<'_>, String> {
                 Some(digits) => Some(digits.parse().map_err(|_| "rx is not a number of nanoseconds".to_owned())?),
                 None => None,
             };
-            Ok(Message::Event(Event { channel, symbol, seq, rx, snapshot: wire.snap }))
+            Ok(Message::Event(Event { channel, symbol, seq, rx, snapshot: wire.snap, depth: wire.depth }))
         }
         (None, None) => Err("a message with neither op nor ch".to_owned()),
     }
@@ -347,8 +373,14 @@ mod tests {
     #[test]
     fn gaps_status_epochs_and_answers_are_told_apart() {
         let gap = br#"{"op":"gap","ch":"trade","sym":"S:A","from":120,"to":131,"cause":"slow_consumer"}"#;
-        let expected =
-            Gap { channel: "trade".into(), symbol: "S:A".into(), from: 120, to: 131, cause: "slow_consumer".into() };
+        let expected = Gap {
+            channel: "trade".into(),
+            symbol: "S:A".into(),
+            from: 120,
+            to: 131,
+            cause: "slow_consumer".into(),
+            depth: None,
+        };
         assert_eq!(any_order(gap), Ok(Message::Gap(expected)));
         let status = br#"{"ch":"status","sym":"SIM:*","state":"stale","cause":"silence","ts":"5"}"#;
         assert_eq!(any_order(status), Ok(Message::Status));
@@ -357,7 +389,7 @@ mod tests {
         let answer = br#"{"op":"subscribed","id":2,"channel":"quote","mode":"every","epoch":"e","accepted":[{"symbol":"S:A","iid":7,"seq":41}],"rejected":[{"symbol":"X:Y","code":"not_entitled","message":"no"}],"more":true}"#;
         let Ok(Message::Answer(answer)) = any_order(answer) else { panic!("not an answer") };
         assert_eq!((answer.op.as_str(), answer.more, answer.id), ("subscribed", true, Some(json!(2))));
-        assert_eq!(answer.accepted, [Accepted { symbol: "S:A".into(), seq: 41 }]);
+        assert_eq!(answer.accepted, [Accepted { symbol: "S:A".into(), seq: 41, epoch: None }]);
         assert_eq!(answer.rejected, [Rejected { symbol: "X:Y".into(), code: "not_entitled".into() }]);
     }
 
@@ -438,6 +470,7 @@ mod tests {
                     prop_assert_eq!(&*event.symbol, object["sym"].as_str().unwrap());
                     prop_assert_eq!(Some(event.seq), object["seq"].as_u64());
                     prop_assert_eq!(event.rx.map(|rx| json!(rx.to_string())), object.get("rx").cloned());
+                    prop_assert_eq!(event.depth.map(|depth| json!(depth)), object.get("depth").cloned());
                     prop_assert_eq!(event.snapshot, object.get("snap") == Some(&json!(true)));
                 }
                 Message::Status => prop_assert_eq!(&object["ch"], "status"),

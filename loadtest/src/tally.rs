@@ -1,13 +1,21 @@
 //! What one thread knows while it runs: what it counts, and what its clients share.
 
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
 use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
 
 use crate::{
-    measure::{self, Count, FAULTS_DESCRIBED_MAX, Outcome, Phase, Totals},
-    options::{Mode, Plan},
+    measure::{self, Count, FAULTS_DESCRIBED_MAX, Outcome, Shared, Totals},
+    options::Plan,
     random::Random,
     scan::Scanner,
+    scenario::{Group, Kind, Scenario},
+    source::Origin,
+    values::{self, Compared, Values},
     verify::{Fault, Rules},
 };
 
@@ -42,14 +50,74 @@ impl Symbols {
         Some(number)
     }
 
+    /// The same without remembering it.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
     /// The name of `number`.
     pub fn name(&self, number: u32) -> &str {
         self.names.get(number as usize).map_or("?", |name| name)
     }
+}
 
-    /// All names, by number.
-    pub fn names(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.names.iter().enumerate().map(|(number, name)| (number as u32, &**name))
+/// How many bits of a stream's number tell the instrument; the rest tell the kind.
+const SYMBOL_BITS: u32 = 24;
+
+/// The number of a stream: its kind and its instrument.
+#[inline]
+pub fn stream(kind: usize, symbol: u32) -> u32 {
+    (kind as u32) << SYMBOL_BITS | (symbol & ((1 << SYMBOL_BITS) - 1))
+}
+
+/// The kind of a stream.
+#[inline]
+pub fn kind_of(stream: u32) -> usize {
+    (stream >> SYMBOL_BITS) as usize
+}
+
+/// The instrument of a stream.
+#[inline]
+pub fn symbol_of(stream: u32) -> u32 {
+    stream & ((1 << SYMBOL_BITS) - 1)
+}
+
+/// What the clients of one group hold, by kind.
+#[derive(Debug, Clone, Default)]
+pub struct Holding {
+    /// By kind: the place of the subscription within the group, and its rules.
+    by_kind: Vec<Option<(usize, Rules)>>,
+}
+
+impl Holding {
+    /// Of each group of the scenario.
+    pub fn of(scenario: &Scenario) -> Vec<Self> {
+        let kinds = scenario.kinds();
+        let holding = |group: &Group| {
+            let find = |kind: &Kind| {
+                let at = group.subscriptions.iter().position(|subscription| subscription.kind() == *kind)?;
+                Some((at, group.subscriptions[at].rules()))
+            };
+            Self { by_kind: kinds.iter().map(find).collect() }
+        };
+        scenario.groups.iter().map(holding).collect()
+    }
+
+    /// The rules of a kind, if the group holds it.
+    #[inline]
+    pub fn rules(&self, kind: usize) -> Option<Rules> {
+        self.by_kind.get(kind).copied().flatten().map(|(_, rules)| rules)
+    }
+
+    /// The subscription that brings a kind.
+    pub fn subscription(&self, kind: usize) -> Option<usize> {
+        self.by_kind.get(kind).copied().flatten().map(|(at, _)| at)
+    }
+
+    /// The kind that a subscription of the group brings.
+    pub fn kind(&self, subscription: usize) -> usize {
+        let is_it = |held: &Option<(usize, Rules)>| held.is_some_and(|(at, _)| at == subscription);
+        self.by_kind.iter().position(is_it).unwrap_or(0)
     }
 }
 
@@ -66,41 +134,86 @@ pub struct Tally {
     pub symbols: Symbols,
     /// Reads messages.
     pub scanner: Scanner,
-    /// What every stream has to obey.
-    pub rules: Rules,
-    /// The channel that was subscribed to.
-    pub channel: String,
-    /// The mode that was asked for.
-    pub mode: Mode,
-    /// Masks for client frames.
+    /// Kinds of streams.
+    pub kinds: Vec<Kind>,
+    /// By group.
+    pub holdings: Vec<Holding>,
+    /// The epoch of each instrument, as last told.
+    pub epochs: FxHashMap<u32, Arc<str>>,
+    /// The same when clients were last cut off: what they resume by.
+    pub epochs_at_cut: FxHashMap<u32, Arc<str>>,
+    /// Numbers that resumed clients were told to be published, by stream: they have to come as far at least.
+    pub owed: FxHashMap<u32, u64>,
+    /// Masks for client frames, and what is left to chance.
     pub random: Random,
-    /// Where the run is.
-    pub phase: Phase,
+    /// The phase of the scenario under way, if it is measured.
+    pub measured: Option<usize>,
+    /// The venue's clock, where this process plays it.
+    pub origin: Option<Origin>,
+    values: Values,
+    shared: Option<Arc<Shared>>,
     check_values: u32,
     until_check: u32,
 }
 
 impl Tally {
     /// For the thread `thread`, with the instruments known so far.
-    pub fn new(plan: &Plan, instruments: &[String], thread: usize) -> Self {
-        let options = &plan.options;
+    pub fn new(plan: &Plan, shared: &Arc<Shared>, instruments: &[String], thread: usize) -> Self {
+        let scenario = &plan.scenario;
         let mut symbols = Symbols::default();
         for name in instruments {
             symbols.intern(name);
         }
         Self {
             totals: Totals::default(),
-            outcome: Outcome::default(),
+            outcome: Outcome::new(scenario.phases.len()),
             recent: measure::coarse_histogram(),
             symbols,
             scanner: Scanner::default(),
-            rules: Rules { every: options.mode == Mode::Every, book: options.channel == "book" },
-            channel: options.channel.clone(),
-            mode: options.mode,
-            random: Random::new(options.seed.wrapping_add(thread as u64)),
-            phase: Phase::Connect,
-            check_values: options.check_values,
-            until_check: options.check_values,
+            kinds: scenario.kinds(),
+            holdings: Holding::of(scenario),
+            epochs: FxHashMap::default(),
+            epochs_at_cut: FxHashMap::default(),
+            owed: FxHashMap::default(),
+            random: Random::new(scenario.seed.wrapping_add(thread as u64)),
+            measured: None,
+            origin: plan.origin,
+            values: Values::default(),
+            shared: (scenario.threads > 1).then(|| shared.clone()),
+            check_values: scenario.check_values,
+            until_check: scenario.check_values,
+        }
+    }
+
+    /// The kind of stream that a message is about.
+    #[inline]
+    pub fn kind(&self, channel: &str, depth: Option<u32>) -> Option<usize> {
+        self.kinds.iter().position(|kind| kind.channel == channel && kind.depth == depth)
+    }
+
+    /// Compares an event with what other clients got under its number; `form` keeps apart what need not be equal.
+    ///
+    /// # Errors
+    /// It is another value.
+    #[inline]
+    pub fn compare(&mut self, stream: u32, form: u64, seq: u64, hash: u64) -> Result<(), Fault> {
+        let key = u64::from(stream) << 2 | form;
+        let mut compared = self.values.compare(key, seq, hash);
+        if compared == Compared::First
+            && let Some(shared) = &self.shared
+        {
+            // Threads number instruments that appear late as they meet them, so they agree on names only.
+            let name = self.symbols.name(symbol_of(stream));
+            let key = values::hash(name.as_bytes(), false) << 8 | (kind_of(stream) as u64) << 2 | form;
+            compared = shared.values.lock().unwrap_or_else(PoisonError::into_inner).compare(key, seq, hash);
+        }
+        match compared {
+            Compared::First => Ok(()),
+            Compared::Equal => {
+                self.totals[Count::ValuesCompared] += 1;
+                Ok(())
+            }
+            Compared::Different => Err(Fault::Unequal { seq }),
         }
     }
 
@@ -110,17 +223,35 @@ impl Tally {
         self.totals[count] += number;
     }
 
-    /// Takes the time of one verified live event of a healthy client.
+    /// Takes the time of one verified live event of a healthy client, from its `rx` or from when it was planned.
     #[inline]
-    pub fn time(&mut self, rx: u64, now: u64) {
-        if rx > now {
+    pub fn time(&mut self, begin: u64, now: u64) {
+        if begin > now {
             self.totals[Count::ClockAhead] += 1;
         }
-        let latency = now.saturating_sub(rx);
-        if self.phase == Phase::Measure {
-            self.outcome.latency.saturating_record(latency);
+        let latency = now.saturating_sub(begin);
+        if let Some(phase) = self.measured {
+            self.outcome.phases[phase].latency.saturating_record(latency);
         }
         self.recent.saturating_record(latency);
+    }
+
+    /// Takes the time of one command that was planned for `planned` and is answered now.
+    pub fn answered(&mut self, planned: Instant) {
+        self.totals[Count::CommandsAnswered] += 1;
+        if let Some(phase) = self.measured {
+            let took = crate::clock::instant().saturating_duration_since(planned);
+            self.outcome.phases[phase].commands.saturating_record(took.as_nanos() as u64);
+        }
+    }
+
+    /// Notes how late something that was planned for `planned` is begun.
+    pub fn late(&mut self, planned: Instant, now: Instant) {
+        let late = now.saturating_duration_since(planned).as_nanos() as u64;
+        match self.measured {
+            Some(phase) => self.outcome.phases[phase].late.saturating_record(late),
+            None => self.outcome.late.saturating_record(late),
+        }
     }
 
     /// Whether this event's values are to be checked whole.

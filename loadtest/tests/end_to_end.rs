@@ -82,6 +82,9 @@ fn every_broken_promise_is_noticed_and_named() {
         (Deed::LoseTail, "left_behind"),
         (Deed::Binary, "binary"),
         (Deed::Masked, "frame"),
+        (Deed::AlterValue, "unequal"),
+        (Deed::WrongLastValue, "unequal"),
+        (Deed::WrongLastValue, "last_value"),
     ];
     std::thread::scope(|scope| {
         for (deed, name) in cases {
@@ -160,6 +163,194 @@ fn slow_subscribers_are_told_apart_and_still_judged() {
     }
 }
 
+const STORM: &str = r#"
+name = "storm"
+clients = 8
+settle = "0s"
+tail = "1s"
+check_values = 1
+[[subscribe]]
+symbols = ["SIM:*"]
+symbols_per_client = 2
+[[phase]]
+name = "before"
+duration = "200ms"
+[[phase]]
+name = "storm"
+duration = "400ms"
+reconnect = "50%"
+reconnect_rate = 100
+"#;
+
+/// A scenario from a file, with its page beside the result.
+fn run_file(hub: &FakeHub, scenario: &str, arguments: &[&str]) -> (Run, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, json, html] = ["scenario.toml", "result.json", "page.html"].map(|name| folder.path().join(name));
+    std::fs::write(&file, scenario).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .arg("run")
+        .arg(&file)
+        .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address)])
+        .args(arguments)
+        .arg("--json")
+        .arg(&json)
+        .arg("--html")
+        .arg(&html)
+        .env("TICKHUB_TOKEN", TOKEN)
+        .output()
+        .unwrap();
+    let result = std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+    let page = std::fs::read_to_string(&html).unwrap_or_default();
+    (Run { exit: output.status.code().unwrap(), output, result }, page)
+}
+
+#[test]
+fn after_a_storm_everyone_is_back_without_a_hole() {
+    for threads in ["threads=1", "threads=3"] {
+        let (run, page) = run_file(&FakeHub::start(Deed::Nothing), STORM, &["--set", threads]);
+        assert_eq!(run.exit, 0, "{}", run.text());
+        let comeback = &run.result["comeback"];
+        assert_eq!((&comeback["cut"], &comeback["back"]), (&4.into(), &4.into()), "{}", run.text());
+        assert_eq!((&comeback["streams_resumed"], &comeback["streams_renewed"]), (&8.into(), &0.into()));
+        let stayed = run.result["phases"][1]["latency_us"]["count"].as_u64().unwrap();
+        let all = run.result["phases"][1]["window"]["deliveries"].as_u64().unwrap();
+        assert!(stayed > 0 && stayed < all, "those who were away are not timed: {stayed} of {all}");
+        assert!(run.result["window"]["values_compared"].as_u64().unwrap() > 1_000, "{}", run.text());
+        assert!(page.contains("<svg") && page.contains("went on without a hole"));
+    }
+}
+
+#[test]
+fn what_a_hub_does_wrong_at_a_resume_is_noticed_and_named() {
+    std::thread::scope(|scope| {
+        for (deed, name) in [(Deed::HoleAfterResume, "hole"), (Deed::ForgetAtResume, "resume_ahead")] {
+            scope.spawn(move || {
+                let (run, page) = run_file(&FakeHub::start(deed), STORM, &[]);
+                assert_eq!(run.exit, 1, "{deed:?}: {}", run.text());
+                assert!(run.result["violations"]["by_name"][name].as_u64() > Some(0), "{deed:?}: {}", run.text());
+                assert!(page.contains("verdict bad") && page.contains(name));
+            });
+        }
+    });
+    let (run, _) = run_file(&FakeHub::start(Deed::KeepOut), STORM, &[]);
+    assert_eq!((run.exit, &run.result["outcome"]), (1, &"incomplete".into()), "{}", run.text());
+    assert!(run.text().contains("1 clients that were cut off did not come back"), "{}", run.text());
+}
+
+#[test]
+fn exchanges_are_planned_timed_and_judged() {
+    let churn = ["--set", "phase.storm.reconnect=0", "--set", "phase.storm.churn_rate=200"];
+    let (run, _) = run_file(&FakeHub::start(Deed::Nothing), STORM, &churn);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    let commands = &run.result["phases"][1]["commands"];
+    let sent = commands["sent"].as_u64().unwrap();
+    assert!((100..=160).contains(&sent), "two commands 200 times a second for 400 ms: {sent}");
+    // Threads leave a phase within a turn of the one that counts.
+    let late = run.result["phases"][1]["late_us"]["count"].as_u64().unwrap();
+    assert!(late.abs_diff(sent / 2) <= 2, "each exchange has its lateness: {late} of {sent}");
+    assert!(commands["latency_us"]["count"].as_u64().unwrap() + 8 >= sent, "{}", run.text());
+    let (deaf, _) = run_file(&FakeHub::start(Deed::DeafToUnsubscribe), STORM, &churn);
+    assert!(deaf.result["violations"]["by_name"]["not_subscribed"].as_u64() > Some(0), "{}", deaf.text());
+}
+
+#[test]
+fn two_phases_tell_the_healthy_with_and_without_slow_ones() {
+    let slow = ["--set", "phase.storm.reconnect=0", "--set", "phase.storm.slow=25%"];
+    let (run, _) = run_file(&FakeHub::start(Deed::Nothing), STORM, &slow);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    let per_second = |at: usize| run.result["phases"][at]["window"]["deliveries_per_s"].as_f64().unwrap();
+    let share = per_second(1) / per_second(0);
+    assert!((0.5..0.95).contains(&share), "a quarter of the clients does not count while it is slow: {share}");
+    assert_eq!(run.result["slow"]["clients"], 2);
+}
+
+#[test]
+fn a_bad_scenario_is_refused_with_its_reasons_and_a_good_one_is_told_to_be() {
+    let hub = FakeHub::start(Deed::Nothing);
+    let (run, _) = run_file(&hub, STORM, &["--set", "phase.storm.recconect=50%", "--set", "clients=0"]);
+    assert_eq!(run.exit, 2, "{}", run.text());
+    for part in ["clients = 0", "did you mean `reconnect`?", "scenario.toml"] {
+        assert!(run.text().contains(part), "{}", run.text());
+    }
+    let (checked, _) = run_file(&hub, STORM, &["--check"]);
+    assert_eq!(checked.exit, 0, "{}", checked.text());
+    assert!(checked.result.is_null() && checked.text().contains("nothing is wrong"), "nothing was run");
+}
+
+#[test]
+fn two_results_are_compared_and_shown_again() {
+    let hub = FakeHub::start(Deed::Nothing);
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["a.json", "b.json", "diff.html"].map(|name| folder.path().join(name).display().to_string());
+    for (file, clients) in [(&files[0], "4"), (&files[1], "8")] {
+        let run = against(&hub, &["--clients", clients]);
+        std::fs::write(file, run.result.to_string()).unwrap();
+    }
+    let tool = |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_loadtest")).args(arguments).output().unwrap();
+    let diff = tool(&["diff", &files[0], &files[1], "--html", &files[2]]);
+    let text = String::from_utf8(diff.stdout).unwrap();
+    assert!(diff.status.success() && text.contains("deliveries"), "{text}");
+    assert!(text.contains("other clients: 4 before, 8 after"), "{text}");
+    assert!(std::fs::read_to_string(&files[2]).unwrap().contains("after ÷ before"));
+    assert!(tool(&["show", &files[0]]).status.success());
+    std::fs::write(&files[1], "{}").unwrap();
+    let refused = tool(&["diff", &files[0], &files[1]]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("format is 0"));
+}
+
+/// The hub of this workspace, built if it is not there yet.
+fn hub_program() -> std::path::PathBuf {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("tickhub");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "tickhub", "--bin", "tickhub"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    assert!(program.is_file() || build.status().unwrap().success(), "the hub cannot be built");
+    program
+}
+
+#[test]
+fn as_the_venue_it_knows_what_was_sent_and_when() {
+    let scenario = r#"
+        name = "venue"
+        clients = 20
+        settle = "0s"
+        lateness_p99_max = "10s"
+        [source]
+        kind = "venue"
+        instruments = 4
+        [[subscribe]]
+        symbols_per_client = 4
+        [[subscribe]]
+        channel = "trade"
+        symbols_per_client = 2
+        [[phase]]
+        name = "even"
+        duration = "1s"
+        rate = 400
+        [[phase]]
+        name = "bursts"
+        duration = "1s"
+        rate = 400
+        burst = 100
+    "#;
+    let hub = FakeHub::start(Deed::Nothing);
+    let program = hub_program();
+    let (run, _) = run_file(&hub, scenario, &["--hub", program.to_str().unwrap()]);
+    assert_eq!(run.exit, 0, "{}", run.text());
+    let phases = &run.result["phases"];
+    for at in 0..2 {
+        assert_eq!(phases[at]["late_us"]["count"], 400, "every event of the plan was sent: {}", run.text());
+    }
+    // Half of the events are quotes, which all hold; the other half trades, of which each client holds two of four.
+    let deliveries = run.result["window"]["deliveries"].as_u64().unwrap();
+    assert!(deliveries <= 800 * 15 && deliveries > 800 * 12, "{deliveries}: {}", run.text());
+    let compared = run.result["window"]["values_compared"].as_u64().unwrap();
+    assert!(compared > deliveries / 2, "{compared} of {deliveries}");
+}
+
 #[test]
 fn what_cannot_begin_says_why() {
     let hub = FakeHub::start(Deed::Nothing);
@@ -188,7 +379,7 @@ fn an_interrupt_ends_the_window_early_with_a_report() {
         .spawn()
         .unwrap();
     let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(progress.any(|line| line.unwrap().contains("measuring")));
+    assert!(progress.any(|line| line.unwrap().contains("measured")));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     progress.for_each(drop);

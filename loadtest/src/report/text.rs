@@ -5,13 +5,12 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use super::{Report, Second, Spread};
+use super::{PhasePart, Report, Second, Spread};
 use crate::measure::{Count, Totals};
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [p50, p90, p99, p999, max] =
-            [self.p50, self.p90, self.p99, self.p999, self.max].map(|us| nanoseconds((us * 1e3) as u64));
+        let [p50, p90, p99, p999, max] = [self.p50, self.p90, self.p99, self.p999, self.max].map(microseconds);
         write!(f, "p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p999}  max {max}")
     }
 }
@@ -19,14 +18,18 @@ impl fmt::Display for Spread {
 impl Second {
     /// For the progress bar.
     pub fn line(&self, totals: Totals) -> String {
-        let ns = |us: f64| nanoseconds((us * 1e3) as u64);
+        let hub = match (self.hub_cpu, self.hub_rss_bytes) {
+            (Some(cores), Some(rss)) => format!("  hub {:.0} % CPU {}B", cores * 100.0, count(rss as f64)),
+            _ => String::new(),
+        };
         format!(
-            "{}/s  {}B/s  p50 {}  p99 {}  gaps {}  closed {}  violations {}",
+            "{}/s  {}B/s  p50 {}  p99 {}{hub}  gaps {}  conflated {}  closed {}  violations {}",
             count(self.deliveries_per_s),
             count(self.bytes_per_s),
-            ns(self.latency_us.p50),
-            ns(self.latency_us.p99),
+            microseconds(self.latency_us.p50),
+            microseconds(self.latency_us.p99),
             totals[Count::Gaps] + totals[Count::SlowGaps],
+            count(totals[Count::Conflated] as f64).trim(),
             totals[Count::Closed],
             totals[Count::Violations],
         )
@@ -43,17 +46,17 @@ impl Report {
 
     fn write_text(&self, out: &mut String) -> fmt::Result {
         let options = &self.options;
-        writeln!(
-            out,
-            "\n{} clients on {} ({}, {}), {}",
-            options.clients,
-            options.channel,
-            options.mode,
-            options
-                .symbols_per_client
-                .map_or_else(|| "all symbols".to_owned(), |count| format!("{count} symbols each")),
-            options.url
-        )?;
+        writeln!(out, "\n{}: {} clients, {}", options.scenario, options.clients, options.url)?;
+        for group in &options.groups {
+            for held in &group.subscriptions {
+                let symbols = match held.symbols_per_client {
+                    Some(count) => format!("{count} of"),
+                    None => "all of".to_owned(),
+                };
+                let (channel, mode, of) = (&held.channel, &held.mode, held.symbols.join(","));
+                writeln!(out, "  {} clients {channel} ({mode}), {symbols} {of}", group.clients)?;
+            }
+        }
         let connect = &self.connect;
         writeln!(
             out,
@@ -74,11 +77,12 @@ impl Report {
         writeln!(out, "measured     {:.2} s{early}", window.seconds)?;
         writeln!(
             out,
-            "deliveries   {} verified, {}/s, {}B/s, {:.1} a read, {} values checked",
+            "deliveries   {} verified, {}/s, {}B/s, {:.1} a read, {} values compared, {} checked",
             window.deliveries,
             count(window.deliveries_per_s),
             count(window.bytes_per_s),
             window.deliveries_per_read,
+            window.values_compared,
             window.values_checked
         )?;
         writeln!(out, "latency      {}", self.latency_us)?;
@@ -87,8 +91,12 @@ impl Report {
             "losses       {} conflated, {} gaps naming {} numbers",
             window.conflated, window.gaps, window.gap_numbers
         )?;
+        self.write_phases(out)?;
         self.write_ends(out)?;
         self.write_cpu(out)?;
+        if self.generator.late_us.count > 0 {
+            writeln!(out, "plan kept    late by {}", self.generator.late_us)?;
+        }
         for note in &self.notes {
             writeln!(out, "note         {note}")?;
         }
@@ -97,6 +105,29 @@ impl Report {
             writeln!(out, "  {described}")?;
         }
         writeln!(out, "outcome      {}", self.outcome)
+    }
+
+    /// A line for each measured phase, where there are several.
+    fn write_phases(&self, out: &mut String) -> fmt::Result {
+        let measured: Vec<&PhasePart> = self.phases.iter().filter(|phase| phase.measured).collect();
+        for phase in measured.iter().filter(|_| measured.len() > 1) {
+            let cpu = phase.hub.as_ref().and_then(|hub| hub.cpu_ns_per_delivery);
+            let hub = cpu.map_or_else(String::new, |ns| format!("  hub {ns:.0} ns a delivery"));
+            let (name, rate) = (&phase.name, count(phase.window.deliveries_per_s));
+            writeln!(out, "  {name:<10} {rate}/s  {}{hub}", phase.latency_us)?;
+        }
+        for phase in &self.phases {
+            if let Some(commands) = &phase.commands {
+                let (name, sent, answered) = (&phase.name, commands.sent, commands.answered);
+                writeln!(out, "commands     {name}: {sent} sent, {answered} answered, {}", commands.latency_us)?;
+            }
+        }
+        let Some(comeback) = &self.comeback else { return Ok(()) };
+        writeln!(
+            out,
+            "comeback     {} cut off, {} back, {} streams resumed, {} begun anew; {}",
+            comeback.cut, comeback.back, comeback.streams_resumed, comeback.streams_renewed, comeback.ready_us
+        )
     }
 
     fn write_ends(&self, out: &mut String) -> fmt::Result {
@@ -167,10 +198,11 @@ pub fn count(number: f64) -> String {
 }
 
 /// A time in the unit that suits it.
-fn nanoseconds(ns: u64) -> String {
+pub fn microseconds(us: f64) -> String {
+    let ns = (us * 1e3) as u64;
     match ns {
         0..1_000_000 => format!("{:.0} µs", ns as f64 / 1e3),
-        1_000_000..10_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
+        1_000_000..1_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
         _ => format!("{:.2} s", ns as f64 / 1e9),
     }
 }

@@ -1,11 +1,11 @@
 //! What one client must receive, as a state machine without I/O: the numbers of each of its streams.
 //!
-//! A stream costs 12 bytes, because tens of thousands of clients hold many of them each.
+//! A stream costs 16 bytes, because tens of thousands of clients hold many of them each.
 
 use std::fmt;
 
 /// What kind of streams a client holds; the same for all its streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rules {
     /// `every` (no hole without a gap) or `latest` (only growing numbers).
     pub every: bool,
@@ -93,12 +93,29 @@ pub enum Fault {
         /// The gap's `to`.
         to: u64,
     },
-    /// Other clients have received a later number and had it for long enough.
+    /// A later number was sent, as other clients or the venue know, and this client had long enough to get it.
     LeftBehind {
         /// The last number that this client has.
         last: u64,
-        /// The number that others have.
+        /// The number that it should have.
         others: u64,
+    },
+    /// A stream that was to go on after a number of the same epoch, which the server says it never gave.
+    ResumeAhead {
+        /// The last number that the client has.
+        last: u64,
+        /// The number in `accepted`.
+        accepted: u64,
+    },
+    /// Another client got something else under the same number.
+    Unequal {
+        /// The number.
+        seq: u64,
+    },
+    /// At the end this client holds another value of the last number than the others.
+    LastValue {
+        /// The number.
+        seq: u64,
     },
     /// A value was there, and no snapshot has come to the end of the run.
     SnapshotNever {
@@ -121,6 +138,9 @@ impl Fault {
             Self::GapMismatch { .. } => "gap_mismatch",
             Self::GapInLatest { .. } => "gap_in_latest",
             Self::LeftBehind { .. } => "left_behind",
+            Self::ResumeAhead { .. } => "resume_ahead",
+            Self::Unequal { .. } => "unequal",
+            Self::LastValue { .. } => "last_value",
             Self::SnapshotNever { .. } => "snapshot_never",
         }
     }
@@ -147,7 +167,12 @@ impl fmt::Display for Fault {
             }
             Self::GapMismatch { expected, from, to } => write!(f, "gap {from}..{to} where {expected} had to come"),
             Self::GapInLatest { from, to } => write!(f, "gap {from}..{to} in `latest` mode"),
-            Self::LeftBehind { last, others } => write!(f, "stopped at seq {last} while others got {others}"),
+            Self::LeftBehind { last, others } => write!(f, "stopped at seq {last}, though {others} was sent"),
+            Self::ResumeAhead { last, accepted } => {
+                write!(f, "resumed after {last}, but only {accepted} was published, in the same epoch")
+            }
+            Self::Unequal { seq } => write!(f, "seq {seq} has another value than another client got"),
+            Self::LastValue { seq } => write!(f, "the last value, seq {seq}, is another one than other clients hold"),
             Self::SnapshotNever { accepted } => write!(f, "nothing ever came, though {accepted} was published"),
         }
     }
@@ -165,6 +190,8 @@ enum Phase {
     Live,
     /// A book after a gap: its snapshot comes next.
     Torn,
+    /// Asked for again, to go on after the number; no answer yet.
+    Resuming,
 }
 
 /// A phase and the number it is about, in one word.
@@ -189,7 +216,8 @@ impl Stream {
             1 => Phase::Empty,
             2 => Phase::Fresh,
             3 => Phase::Live,
-            _ => Phase::Torn,
+            4 => Phase::Torn,
+            _ => Phase::Resuming,
         }
     }
 
@@ -204,6 +232,19 @@ pub struct Streams {
     /// Sorted, beside `states`.
     symbols: Vec<u32>,
     states: Vec<Stream>,
+    /// Beside `states`: the lower half of the hash of the last event.
+    hashes: Vec<u32>,
+}
+
+/// How a stream begins that a `subscribed` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// From its snapshot.
+    Anew,
+    /// Where it had ended.
+    Resumed,
+    /// It was known already.
+    Known,
 }
 
 impl Streams {
@@ -212,18 +253,58 @@ impl Streams {
         if let Err(at) = self.symbols.binary_search(&symbol) {
             self.symbols.insert(at, symbol);
             self.states.insert(at, Stream::new(Phase::Asked, 0));
+            self.hashes.insert(at, 0);
         }
     }
 
     /// A `subscribed` names `symbol` with the number last published. A stream that is already known goes on: saying
-    /// it again changes nothing.
-    pub fn accept(&mut self, symbol: u32, seq: u64) {
+    /// it again changes nothing. One that was to be resumed goes on too, if the epoch is the `same` as before.
+    ///
+    /// # Errors
+    /// The server has forgotten what it gave.
+    pub fn accept(&mut self, symbol: u32, seq: u64, same: bool) -> Result<Begin, Fault> {
         self.ask(symbol);
-        if let Ok(at) = self.symbols.binary_search(&symbol)
-            && self.states[at].phase() == Phase::Asked
-        {
-            self.states[at] = Stream::answered(seq);
+        let Ok(at) = self.symbols.binary_search(&symbol) else { return Ok(Begin::Known) };
+        let last = self.states[at].seq();
+        match self.states[at].phase() {
+            Phase::Resuming if same && seq >= last => {
+                self.states[at] = Stream::new(Phase::Live, last);
+                Ok(Begin::Resumed)
+            }
+            Phase::Asked | Phase::Resuming => {
+                let ahead = same && self.states[at].phase() == Phase::Resuming;
+                self.states[at] = Stream::answered(seq);
+                if ahead { Err(Fault::ResumeAhead { last, accepted: seq }) } else { Ok(Begin::Anew) }
+            }
+            _ => Ok(Begin::Known),
         }
+    }
+
+    /// The connection is gone. A stream that `may_resume` waits to go on where it is, if it is anywhere; a book in the
+    /// middle of a loss has nothing to go on from, and begins anew like the rest.
+    pub fn cut(&mut self, may_resume: impl Fn(u32) -> bool) {
+        for (symbol, state) in self.symbols.iter().zip(&mut self.states) {
+            let resumes = state.phase() == Phase::Live && may_resume(*symbol);
+            *state = if resumes { Stream::new(Phase::Resuming, state.seq()) } else { Stream::new(Phase::Asked, 0) };
+        }
+    }
+
+    /// Gives up to resume `symbol`: it begins anew.
+    pub fn begin_anew(&mut self, symbol: u32) {
+        if let Ok(at) = self.symbols.binary_search(&symbol) {
+            self.states[at] = Stream::new(Phase::Asked, 0);
+        }
+    }
+
+    /// The number after which `symbol` is to go on, if it is to.
+    pub fn resumes_after(&self, symbol: u32) -> Option<u64> {
+        let state = self.states[self.position(symbol)?];
+        (state.phase() == Phase::Resuming).then(|| state.seq())
+    }
+
+    /// The streams held, whatever their state.
+    pub fn symbols(&self) -> &[u32] {
+        &self.symbols
     }
 
     /// The server says that `symbol` has ended or was refused. Returns whether it was held.
@@ -232,6 +313,7 @@ impl Streams {
         if let Ok(at) = found {
             self.symbols.remove(at);
             self.states.remove(at);
+            self.hashes.remove(at);
         }
         found.is_ok()
     }
@@ -239,7 +321,7 @@ impl Streams {
     /// Numbering of `symbol` starts anew.
     pub fn restart(&mut self, symbol: u32) {
         if let Some(at) = self.position(symbol)
-            && self.states[at].phase() != Phase::Asked
+            && !matches!(self.states[at].phase(), Phase::Asked | Phase::Resuming)
         {
             self.states[at] = Stream::answered(0);
         }
@@ -257,24 +339,40 @@ impl Streams {
 
     /// Streams that were asked for and never answered.
     pub fn unanswered(&self) -> usize {
-        self.states.iter().filter(|state| state.phase() == Phase::Asked).count()
+        self.states.iter().filter(|state| matches!(state.phase(), Phase::Asked | Phase::Resuming)).count()
     }
 
-    /// Every stream that has received something, with its last number.
-    pub fn progress(&self) -> impl Iterator<Item = (u32, u64)> {
-        let heard = |(symbol, state): (&u32, &Stream)| {
-            matches!(state.phase(), Phase::Live | Phase::Torn).then(|| (*symbol, state.seq()))
+    /// Remembers what the last live event of `symbol` held; 0 = what came last was none.
+    #[inline]
+    pub fn hold(&mut self, symbol: u32, hash: u64) {
+        if let Some(at) = self.position(symbol) {
+            self.hashes[at] = hash as u32;
+        }
+    }
+
+    /// Every stream that ends in a live event: its number and the hash.
+    pub fn last_values(&self) -> impl Iterator<Item = (u32, u64, u32)> {
+        let heard = |((symbol, state), hash): ((&u32, &Stream), &u32)| {
+            (state.phase() == Phase::Live && *hash != 0).then(|| (*symbol, state.seq(), *hash))
         };
-        self.symbols.iter().zip(&self.states).filter_map(heard)
+        self.symbols.iter().zip(&self.states).zip(&self.hashes).filter_map(heard)
+    }
+
+    /// Every stream that has received something: its last number, and whether a live event brought it.
+    pub fn progress(&self) -> impl Iterator<Item = (u32, u64, bool)> {
+        let heard = |((symbol, state), hash): ((&u32, &Stream), &u32)| {
+            matches!(state.phase(), Phase::Live | Phase::Torn).then(|| (*symbol, state.seq(), *hash != 0))
+        };
+        self.symbols.iter().zip(&self.states).zip(&self.hashes).filter_map(heard)
     }
 
     /// Where a stream stands against the last number that any client has seen by then (0 = none): the fault that it
     /// is, unless it has caught up.
-    pub fn behind(&self, rules: Rules, frontier: impl Fn(u32) -> u64) -> Vec<(u32, Fault)> {
+    pub fn behind(&self, rules: impl Fn(u32) -> Rules, frontier: impl Fn(u32) -> u64) -> Vec<(u32, Fault)> {
         let judge = |(symbol, state): (&u32, &Stream)| {
-            let (others, last) = (frontier(*symbol), state.seq());
+            let (others, last, rules) = (frontier(*symbol), state.seq(), rules(*symbol));
             let fault = match state.phase() {
-                Phase::Asked => return None,
+                Phase::Asked | Phase::Resuming => return None,
                 // A book that is not in step with its venue has no snapshot to give.
                 Phase::Fresh if !rules.book => Fault::SnapshotNever { accepted: last },
                 _ if last < others => Fault::LeftBehind { last, others },
@@ -324,7 +422,7 @@ impl Streams {
         let Some(at) = self.position(symbol) else { return Err(Fault::NotSubscribed { seq: from }) };
         let state = self.states[at];
         let expected = state.seq() + 1;
-        if state.phase() == Phase::Asked {
+        if matches!(state.phase(), Phase::Asked | Phase::Resuming) {
             return Err(Fault::NotSubscribed { seq: from });
         }
         if !rules.every {
@@ -337,6 +435,8 @@ impl Streams {
             _ if rules.book => Phase::Torn,
             _ => Phase::Live,
         };
+        // What is held is older than the number that the stream stands at now.
+        self.hashes[at] = 0;
         self.states[at] = Stream::new(next, to.min(SEQ_MASK).max(state.seq()));
         if sound { Ok(to - from + 1) } else { Err(Fault::GapMismatch { expected, from, to }) }
     }
@@ -346,7 +446,7 @@ impl Streams {
 fn judge(state: Stream, rules: Rules, seq: u64, snapshot: bool) -> Result<Verdict, Fault> {
     let last = state.seq();
     match state.phase() {
-        Phase::Asked => Err(Fault::NotSubscribed { seq }),
+        Phase::Asked | Phase::Resuming => Err(Fault::NotSubscribed { seq }),
         Phase::Empty | Phase::Fresh if snapshot => {
             if seq >= last.max(1) {
                 Ok(Verdict::Snapshot)

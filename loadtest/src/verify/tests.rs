@@ -11,7 +11,7 @@ const SNAPSHOT: Result<Verdict, Fault> = Ok(Verdict::Snapshot);
 
 fn accepted(seq: u64) -> Streams {
     let mut streams = Streams::default();
-    streams.accept(0, seq);
+    assert_eq!(streams.accept(0, seq, true), Ok(Begin::Anew));
     streams
 }
 
@@ -41,8 +41,8 @@ fn a_stream_with_nothing_published_begins_with_one() {
 fn a_missing_or_old_snapshot_is_a_fault() {
     assert_eq!(accepted(5).event(EVERY, 0, 6, false), Err(Fault::SnapshotMissing { accepted: 5, got: 6 }));
     assert_eq!(accepted(5).event(EVERY, 0, 4, true), Err(Fault::SnapshotBehind { accepted: 5, got: 4 }));
-    assert_eq!(accepted(5).behind(EVERY, |_| 0), [(0, Fault::SnapshotNever { accepted: 5 })]);
-    assert_eq!(accepted(5).behind(BOOK, |_| 0), []);
+    assert_eq!(accepted(5).behind(|_| EVERY, |_| 0), [(0, Fault::SnapshotNever { accepted: 5 })]);
+    assert_eq!(accepted(5).behind(|_| BOOK, |_| 0), []);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn nothing_may_come_before_or_without_an_answer() {
         assert_eq!(streams.event(EVERY, symbol, 9, true), Err(Fault::NotSubscribed { seq: 9 }));
         assert_eq!(streams.gap(EVERY, symbol, 9, 9), Err(Fault::NotSubscribed { seq: 9 }));
     }
-    streams.accept(0, 9);
+    assert_eq!(streams.accept(0, 9, true), Ok(Begin::Anew));
     assert_eq!(streams.event(EVERY, 0, 9, true), SNAPSHOT, "the answer sets it right");
     assert!(streams.remove(0));
     assert_eq!(streams.event(EVERY, 0, 10, false), Err(Fault::NotSubscribed { seq: 10 }));
@@ -118,19 +118,76 @@ fn a_new_epoch_starts_the_numbers_anew() {
 }
 
 #[test]
+fn a_resumed_stream_goes_on_after_its_last_number_without_a_snapshot() {
+    let resumed = || {
+        let mut streams = accepted(1);
+        assert_eq!(streams.event(EVERY, 0, 1, true), SNAPSHOT);
+        assert_eq!(streams.event(EVERY, 0, 2, false), LIVE);
+        streams.cut(|_| true);
+        assert_eq!((streams.resumes_after(0), streams.unanswered()), (Some(2), 1));
+        assert_eq!(streams.event(EVERY, 0, 3, false), Err(Fault::NotSubscribed { seq: 3 }), "before the answer");
+        streams
+    };
+    let mut whole = resumed();
+    assert_eq!(whole.accept(0, 5, true), Ok(Begin::Resumed));
+    assert_eq!(whole.event(EVERY, 0, 3, false), LIVE);
+    let mut hole = resumed();
+    assert_eq!(hole.accept(0, 5, true), Ok(Begin::Resumed));
+    assert_eq!(hole.event(EVERY, 0, 4, false), Err(Fault::Hole { expected: 3, got: 4 }));
+    let mut told = resumed();
+    assert_eq!(told.accept(0, 5, true), Ok(Begin::Resumed));
+    assert_eq!(told.gap(EVERY, 0, 3, 4), Ok(2));
+    assert_eq!(told.event(EVERY, 0, 5, false), LIVE);
+    let mut snapshot = resumed();
+    assert_eq!(snapshot.accept(0, 2, true), Ok(Begin::Resumed));
+    assert_eq!(snapshot.event(EVERY, 0, 2, true), Err(Fault::SnapshotUnasked { last: 2, got: 2 }));
+    let mut other_epoch = resumed();
+    assert_eq!(other_epoch.accept(0, 1, false), Ok(Begin::Anew));
+    assert_eq!(other_epoch.event(EVERY, 0, 1, true), SNAPSHOT);
+    assert_eq!(resumed().accept(0, 1, true), Err(Fault::ResumeAhead { last: 2, accepted: 1 }));
+}
+
+#[test]
+fn what_cannot_go_on_begins_anew_after_a_cut() {
+    let mut torn = accepted(1);
+    assert_eq!(torn.event(BOOK, 0, 1, true), SNAPSHOT);
+    assert_eq!(torn.gap(BOOK, 0, 2, 4), Ok(3));
+    let mut unheard = accepted(3);
+    let mut latest = accepted(1);
+    assert_eq!(latest.event(LATEST, 0, 1, true), SNAPSHOT);
+    for (streams, may) in [(&mut torn, true), (&mut unheard, true), (&mut latest, false)] {
+        streams.cut(|_| may);
+        assert_eq!(streams.resumes_after(0), None);
+        assert_eq!(streams.accept(0, 9, true), Ok(Begin::Anew));
+        assert_eq!(streams.event(BOOK, 0, 9, true), SNAPSHOT);
+    }
+}
+
+#[test]
+fn a_last_value_is_that_of_the_last_number() {
+    let mut streams = accepted(1);
+    assert_eq!(streams.last_values().count(), 0);
+    assert_eq!(streams.event(EVERY, 0, 1, true), SNAPSHOT);
+    streams.hold(0, 0xAB_0000_0007);
+    assert_eq!(streams.last_values().collect::<Vec<_>>(), [(0, 1, 7)]);
+    assert_eq!(streams.gap(EVERY, 0, 2, 2), Ok(1));
+    assert_eq!(streams.last_values().count(), 0, "what was lost has no value");
+}
+
+#[test]
 fn a_client_whose_tail_was_lost_is_behind_the_others() {
     let mut streams = accepted(1);
     assert_eq!(streams.event(EVERY, 0, 1, true), SNAPSHOT);
-    assert_eq!(streams.behind(EVERY, |_| 3), [(0, Fault::LeftBehind { last: 1, others: 3 })]);
-    assert_eq!(streams.behind(EVERY, |_| 1), []);
-    assert_eq!(streams.progress().collect::<Vec<_>>(), [(0, 1)]);
+    assert_eq!(streams.behind(|_| EVERY, |_| 3), [(0, Fault::LeftBehind { last: 1, others: 3 })]);
+    assert_eq!(streams.behind(|_| EVERY, |_| 1), []);
+    assert_eq!(streams.progress().collect::<Vec<_>>(), [(0, 1, false)]);
 }
 
 #[test]
 fn many_streams_of_one_client_do_not_touch_each_other() {
     let mut streams = Streams::default();
     for symbol in [9, 3, 7, 0, 1, 2] {
-        streams.accept(symbol, u64::from(symbol));
+        assert_eq!(streams.accept(symbol, u64::from(symbol), true), Ok(Begin::Anew));
     }
     assert_eq!(streams.len(), 6);
     for symbol in [0, 9, 1, 7, 2, 3] {
@@ -211,7 +268,7 @@ fn is_sound(accepted: u64, sent: &[Sent], book: bool) -> bool {
 
 fn machine_is_content(accepted: u64, sent: &[Sent], rules: Rules) -> bool {
     let mut streams = Streams::default();
-    streams.accept(0, accepted);
+    let _ = streams.accept(0, accepted, true);
     sent.iter().all(|item| match *item {
         Sent::Event { seq, snapshot } => streams.event(rules, 0, seq, snapshot).is_ok(),
         Sent::Gap { from, to } => streams.gap(rules, 0, from, to).is_ok(),
@@ -278,7 +335,7 @@ proptest! {
     #[test]
     fn latest_counts_what_was_passed_over(accepted in 1..5u64, steps in proptest::collection::vec(0..4u64, 1..30)) {
         let mut streams = Streams::default();
-        streams.accept(0, accepted);
+        let _ = streams.accept(0, accepted, true);
         prop_assert_eq!(streams.event(LATEST, 0, accepted, true), SNAPSHOT);
         let (mut last, mut delivered, mut conflated) = (accepted, 0, 0);
         for step in steps {

@@ -61,6 +61,18 @@ pub(crate) enum Deed {
     Reject,
     /// The upgrade is refused.
     Refuse,
+    /// One value is another than everyone else gets.
+    AlterValue,
+    /// The feed ends, and the last value is another than everyone else got.
+    WrongLastValue,
+    /// The first stream that is resumed misses a number.
+    HoleAfterResume,
+    /// The first that resumes is told that less was published than it has.
+    ForgetAtResume,
+    /// What was unsubscribed goes on.
+    DeafToUnsubscribe,
+    /// The first that was cut off is not let in again.
+    KeepOut,
 }
 
 pub(crate) struct FakeHub {
@@ -71,11 +83,17 @@ pub(crate) struct FakeHub {
 struct State {
     deed: Deed,
     begun: Instant,
+    /// The wall clock at the same moment.
+    begun_ns: u64,
     connections: AtomicUsize,
+    resumes: AtomicUsize,
 }
 
 /// The numbers grow by one in this time, on every stream alike.
 const STEP: Duration = Duration::from_millis(2);
+const FIRST: u64 = 5;
+/// After 600 ms.
+const LAST_OF_ENDING_FEED: u64 = FIRST + 300;
 pub(crate) const TOKEN: &str = "fake-token";
 const INSTRUMENTS: [&str; 5] = ["SIM:AAA-USD", "SIM:AAB-USD", "SIM:AAC-USD", "SIM:AAD-USD", "OTHER:X"];
 
@@ -85,7 +103,13 @@ impl FakeHub {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let _context = runtime.enter();
-        let state = Arc::new(State { deed, begun: Instant::now(), connections: AtomicUsize::new(0) });
+        let state = Arc::new(State {
+            deed,
+            begun: Instant::now(),
+            begun_ns: loadtest::clock::wall_ns(),
+            connections: AtomicUsize::new(0),
+            resumes: AtomicUsize::new(0),
+        });
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, state.clone()));
@@ -97,7 +121,17 @@ impl FakeHub {
 
 impl State {
     fn seq(&self) -> u64 {
-        5 + (self.begun.elapsed().as_nanos() / STEP.as_nanos()) as u64
+        let seq = FIRST + (self.begun.elapsed().as_nanos() / STEP.as_nanos()) as u64;
+        if self.deed == Deed::WrongLastValue { seq.min(LAST_OF_ENDING_FEED) } else { seq }
+    }
+
+    /// An event is the same for everyone who gets it.
+    fn event(&self, sym: &str, seq: u64, snap: bool) -> String {
+        let rx = self.begun_ns + (seq.saturating_sub(FIRST)) * STEP.as_nanos() as u64;
+        let snap = if snap { r#","snap":true"# } else { "" };
+        format!(
+            r#"{{"ch":"quote","sym":"{sym}","seq":{seq},"ts":"{rx}","rx":"{rx}"{snap},"bid":"1.50","bid_sz":"2","ask":"1.51","ask_sz":"3"}}"#
+        )
     }
 }
 
@@ -166,14 +200,6 @@ async fn command(stream: &mut (impl AsyncRead + Unpin)) -> Option<Value> {
     }
 }
 
-fn event(sym: &str, seq: u64, snap: bool) -> String {
-    let rx = loadtest::clock::wall_ns();
-    let snap = if snap { r#","snap":true"# } else { "" };
-    format!(
-        r#"{{"ch":"quote","sym":"{sym}","seq":{seq},"ts":"{rx}","rx":"{rx}"{snap},"bid":"1.50","bid_sz":"2","ask":"1.51","ask_sz":"3"}}"#
-    )
-}
-
 async fn subscriber(mut stream: TcpStream, head: &str, state: &State) -> Option<()> {
     let first = state.connections.fetch_add(1, Ordering::SeqCst) == 0;
     let deed = if first { state.deed } else { Deed::Nothing };
@@ -187,52 +213,117 @@ async fn subscriber(mut stream: TcpStream, head: &str, state: &State) -> Option<
     stream.write_all(answer.as_bytes()).await.ok()?;
     say(&mut stream, &json!({"op": "welcome", "session": "s", "limits": {"message_bytes": 4096}})).await?;
     let asked = command(&mut stream).await?;
-    let mut symbols: Vec<String> = serde_json::from_value(asked["symbols"].clone()).ok()?;
-    if symbols == ["SIM:*"] {
-        symbols = INSTRUMENTS[..4].iter().map(|id| (*id).to_owned()).collect();
+    let resumes = asked["resume"]["seq"].is_object() && state.resumes.fetch_add(1, Ordering::SeqCst) == 0;
+    let deed = if resumes { state.deed } else { deed };
+    if resumes && deed == Deed::KeepOut {
+        return None;
     }
-    if deed == Deed::BeforeAnswer {
-        stream.write_all(&frame(1, event(&symbols[0], 4, false).as_bytes())).await.ok()?;
+    if resumes && deed == Deed::HoleAfterResume {
+        // There is a hole only where something was missed.
+        tokio::time::sleep(STEP * 4).await;
     }
-    let rejected = if deed == Deed::Reject { symbols.pop() } else { None };
     let mut last = state.seq();
-    let accepted: Vec<Value> = symbols.iter().map(|sym| json!({"symbol": sym, "iid": 1, "seq": last})).collect();
-    let rejected: Vec<Value> =
-        rejected.iter().map(|sym| json!({"symbol": sym, "code": "not_entitled", "message": "no"})).collect();
-    say(
-        &mut stream,
-        &json!({"op": "subscribed", "id": asked["id"], "channel": "quote", "mode": asked["mode"], "epoch": "e",
-            "accepted": accepted, "rejected": rejected}),
-    )
-    .await?;
-    say(&mut stream, &json!({"ch": "status", "sym": "SIM:*", "state": "stale", "cause": "test", "ts": "1"})).await?;
-    if deed != Deed::NoSnapshot {
-        let seq = if deed == Deed::OldSnapshot { last - 1 } else { last };
-        for sym in &symbols {
-            stream.write_all(&frame(1, event(sym, seq, true).as_bytes())).await.ok()?;
-        }
-    }
-    let deed_at = last + 40;
     let (mut from, mut to) = stream.into_split();
-    let goodbye = tokio::spawn(async move { while command(&mut from).await.is_some() {} });
+    let mut symbols = subscribed(&mut to, &asked, last, deed, state).await?;
+    let deed_at = last + 40;
+    let (commands, mut coming) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Some(command) = command(&mut from).await {
+            if commands.send(command).await.is_err() {
+                break;
+            }
+        }
+    });
     let mut steps = interval(STEP);
-    while !goodbye.is_finished() {
-        steps.tick().await;
-        while last < state.seq() {
-            last += 1;
-            let due = if last == deed_at || is_lasting(deed) { deed } else { Deed::Nothing };
-            last = publish(&mut to, &symbols, last, deed_at, due).await?;
+    loop {
+        tokio::select! {
+            command = coming.recv() => match command {
+                None => break,
+                Some(command) if command["op"] == "unsubscribe" => {
+                    let left: Vec<String> = serde_json::from_value(command["symbols"].clone()).ok()?;
+                    if deed != Deed::DeafToUnsubscribe {
+                        symbols.retain(|sym| !left.contains(sym));
+                    }
+                    let answer = json!({"op": "unsubscribed", "id": command["id"], "channel": "quote", "symbols": left, "rejected": []});
+                    to.write_all(&frame(1, answer.to_string().as_bytes())).await.ok()?;
+                }
+                Some(command) => {
+                    for sym in subscribed(&mut to, &command, last, Deed::Nothing, state).await? {
+                        if !symbols.contains(&sym) {
+                            symbols.push(sym);
+                        }
+                    }
+                }
+            },
+            _ = steps.tick() => while last < state.seq() {
+                last += 1;
+                let due = if last == deed_at || is_lasting(deed) { deed } else { Deed::Nothing };
+                last = publish(&mut to, &symbols, last, deed_at, due, state).await?;
+            },
         }
     }
     to.write_all(&frame(8, &1000_u16.to_be_bytes())).await.ok()
 }
 
+/// Answers a subscribe and sends what comes first: snapshots, or what was missed. Returns what is held from now on.
+async fn subscribed(
+    to: &mut OwnedWriteHalf,
+    asked: &Value,
+    last: u64,
+    deed: Deed,
+    state: &State,
+) -> Option<Vec<String>> {
+    let mut symbols: Vec<String> = serde_json::from_value(asked["symbols"].clone()).ok()?;
+    if symbols == ["SIM:*"] {
+        symbols = INSTRUMENTS[..4].iter().map(|id| (*id).to_owned()).collect();
+    }
+    let mut text = Vec::new();
+    if deed == Deed::BeforeAnswer {
+        text.extend(frame(1, state.event(&symbols[0], 4, false).as_bytes()));
+    }
+    let rejected = if deed == Deed::Reject { symbols.pop() } else { None };
+    let published = if deed == Deed::ForgetAtResume && asked["resume"].is_object() { 1 } else { last };
+    let accepted: Vec<Value> = symbols.iter().map(|sym| json!({"symbol": sym, "iid": 1, "seq": published})).collect();
+    let rejected: Vec<Value> =
+        rejected.iter().map(|sym| json!({"symbol": sym, "code": "not_entitled", "message": "no"})).collect();
+    let answer = json!({"op": "subscribed", "id": asked["id"], "channel": "quote", "mode": asked["mode"], "epoch": "e",
+        "accepted": accepted, "rejected": rejected});
+    text.extend(frame(1, answer.to_string().as_bytes()));
+    let status = json!({"ch": "status", "sym": "SIM:*", "state": "stale", "cause": "test", "ts": "1"});
+    text.extend(frame(1, status.to_string().as_bytes()));
+    let mut hole = deed == Deed::HoleAfterResume;
+    for sym in &symbols {
+        match asked["resume"]["seq"][sym].as_u64() {
+            Some(_) if deed == Deed::ForgetAtResume => text.extend(frame(1, state.event(sym, last, true).as_bytes())),
+            Some(seq) => {
+                let first = seq + 1 + u64::from(std::mem::take(&mut hole));
+                (first..=last).for_each(|seq| text.extend(frame(1, state.event(sym, seq, false).as_bytes())));
+            }
+            None if deed == Deed::NoSnapshot => {}
+            None => {
+                let seq = if deed == Deed::OldSnapshot { last - 1 } else { last };
+                text.extend(frame(1, state.event(sym, seq, true).as_bytes()));
+            }
+        }
+    }
+    to.write_all(&text).await.ok()?;
+    Some(symbols)
+}
+
 fn is_lasting(deed: Deed) -> bool {
-    matches!(deed, Deed::Trickle | Deed::Conflate | Deed::LoseTail)
+    matches!(deed, Deed::Trickle | Deed::Conflate | Deed::LoseTail | Deed::WrongLastValue)
 }
 
 /// Sends the number `seq` on every stream, or what the deed makes of it; returns the last number dealt with.
-async fn publish(stream: &mut OwnedWriteHalf, symbols: &[String], seq: u64, deed_at: u64, deed: Deed) -> Option<u64> {
+async fn publish(
+    stream: &mut OwnedWriteHalf,
+    symbols: &[String],
+    seq: u64,
+    deed_at: u64,
+    deed: Deed,
+    state: &State,
+) -> Option<u64> {
+    let event = |sym: &str, seq: u64, snap: bool| state.event(sym, seq, snap);
     let (mut text, mut last) = (Vec::new(), seq);
     for sym in symbols {
         let one = |seq: u64| frame(1, event(sym, seq, false).as_bytes());
@@ -255,6 +346,10 @@ async fn publish(stream: &mut OwnedWriteHalf, symbols: &[String], seq: u64, deed
             Deed::Corrupt => text.extend(frame(1, event(sym, seq, false).trim_end_matches('}').as_bytes())),
             Deed::CorruptValue => {
                 text.extend(frame(1, event(sym, seq, false).replace("\"1.50\"", "\"15e-1\"").as_bytes()));
+            }
+            Deed::AlterValue => text.extend(frame(1, event(sym, seq, false).replace("1.50", "1.49").as_bytes())),
+            Deed::WrongLastValue if seq == LAST_OF_ENDING_FEED => {
+                text.extend(frame(1, event(sym, seq, false).replace("1.50", "1.49").as_bytes()));
             }
             Deed::Foreign => text.extend([frame(1, event("OTHER:X", seq, false).as_bytes()), one(seq)].concat()),
             Deed::Binary => text.extend(frame(2, event(sym, seq, false).as_bytes())),

@@ -1,22 +1,23 @@
 //! One subscriber: from the upgrade's answer through its subscriptions to the verified stream. Bytes and the time
 //! come in, bytes go out into a buffer; the socket is the worker's business.
 
-use std::{borrow::Cow, time::Instant};
+mod ask;
 
+use std::time::Instant;
+
+use self::ask::Exchange;
 use crate::{
     connect,
     frame::{self, Frame},
     measure::{Count, shown},
-    options::{Plan, matches},
-    scan::{self, Answer, Event, Gap, Message},
-    tally::Tally,
-    verify::{Streams, Verdict},
+    options::Plan,
+    scan::{self, Event, Gap, Message},
+    scenario::matches,
+    tally::{Tally, stream, symbol_of},
+    values,
+    verify::{Fault, Streams, Verdict},
 };
 
-/// Commands stay below this unless the hub allows less, so that one fits any sensible limit.
-const COMMAND_BYTES_MAX: usize = 3 << 10;
-/// What a command holds beside its symbols.
-const COMMAND_BYTES_SPARE: usize = 200;
 /// Buffers above this are given back once they are empty.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 
@@ -57,12 +58,20 @@ pub enum End {
 pub struct Client {
     /// Its number among all clients of the run.
     pub number: usize,
-    /// Whether it hardly reads.
+    /// The place of its group in the scenario.
+    pub group: usize,
+    /// Whether it hardly reads in the present phase.
     pub slow: bool,
+    /// Whether its latencies are left out in the present phase, as it was slow or away.
+    pub untimed: bool,
+    /// Whether it was cut off by plan and is not back yet.
+    pub cut: bool,
     /// How far it is.
     pub stage: Stage,
-    /// When it began to connect.
+    /// When it was planned to connect.
     pub started: Option<Instant>,
+    /// When it is too late for it to get subscribed.
+    pub deadline: Option<Instant>,
     /// Bytes that the socket has not taken yet.
     pub out: Vec<u8>,
     /// Whether the socket took less than it was given.
@@ -73,32 +82,41 @@ pub struct Client {
     pub streams: Streams,
     fragments: Vec<u8>,
     in_fragments: bool,
-    /// Symbols still to be asked for.
+    /// Streams still to be asked for by name.
     unasked: Vec<u32>,
+    /// Subscriptions still to be asked for by pattern, as bits.
+    patterns_unasked: u32,
+    exchange: Option<Exchange>,
     command: u32,
     /// Whether any `subscribed` has come.
     answered: bool,
-    command_bytes_max: usize,
+    message_bytes_max: usize,
 }
 
 impl Client {
-    /// A client that is to hold `symbols`; with none, the plan's patterns.
-    pub fn new(number: usize, slow: bool, symbols: Vec<u32>) -> Self {
+    /// A client of a group that is to hold `streams`, and what its group asks for by pattern.
+    pub fn new(number: usize, group: usize, plan: &Plan, streams: Vec<u32>) -> Self {
         Self {
             number,
-            slow,
+            group,
+            slow: false,
+            untimed: false,
+            cut: false,
             stage: Stage::Waiting,
             started: None,
+            deadline: None,
             out: Vec::new(),
             blocked: false,
             pending: Vec::new(),
             streams: Streams::default(),
             fragments: Vec::new(),
             in_fragments: false,
-            unasked: symbols,
+            unasked: streams,
+            patterns_unasked: ask::patterns_of(&plan.scenario.groups[group].subscriptions),
+            exchange: None,
             command: 0,
             answered: false,
-            command_bytes_max: COMMAND_BYTES_MAX,
+            message_bytes_max: 0,
         }
     }
 
@@ -122,11 +140,9 @@ impl Client {
             };
             connect::check_upgrade(&rest[..end]).map_err(End::Failed)?;
             tally.add(Count::Upgraded, 1);
-            if let Some(started) = self.started {
-                tally
-                    .outcome
-                    .upgrade
-                    .saturating_record(crate::clock::instant().duration_since(started).as_nanos() as u64);
+            if let (Some(started), false) = (self.started, self.cut) {
+                let took = crate::clock::instant().saturating_duration_since(started);
+                tally.outcome.upgrade.saturating_record(took.as_nanos() as u64);
             }
             self.stage = Stage::Welcoming;
             rest = &rest[end..];
@@ -174,6 +190,7 @@ impl Client {
                 }
                 Err(End::Closed(code))
             }
+            // The binary form would be read here, into the same `Event` and `Gap`, by a scanner of its own.
             frame::BINARY => {
                 tally.violation("binary", || format!("client {}: a binary message in the JSON form", self.number));
                 Err(End::Lost("a binary message".to_owned()))
@@ -230,21 +247,46 @@ impl Client {
             tally.violation("value", || format!("client {}: {reason}: {}", self.number, shown(text)));
             sound = false;
         }
-        if event.channel != tally.channel {
+        let begin = match tally.origin {
+            Some(origin) => {
+                let planned = origin.planned_ns(text);
+                if planned.is_none() {
+                    let what = || format!("client {}: a value that the venue never sent: {}", self.number, shown(text));
+                    tally.violation("value_not_sent", what);
+                    sound = false;
+                }
+                planned
+            }
+            None => event.rx,
+        };
+        let kind = tally.kind(&event.channel, event.depth);
+        let held = kind.and_then(|kind| tally.holdings[self.group].rules(kind).map(|rules| (kind, rules)));
+        let Some((kind, rules)) = held else {
             let what = || format!("client {}: an event of {}", self.number, shown(event.channel.as_bytes()));
-            tally.violation("not_subscribed", what);
-            return;
+            return tally.violation("not_subscribed", what);
+        };
+        let stream = tally.symbols.number(&event.symbol).map_or(u32::MAX, |number| stream(kind, number));
+        let deliveries = if self.slow { Count::SlowDeliveries } else { Count::Deliveries };
+        let verdict = self.streams.event(rules, stream, event.seq, event.snapshot);
+        if verdict.is_ok() {
+            let hash = values::hash(text, event.snapshot);
+            // A book's snapshot and its change are different texts under one number.
+            let form = if rules.book { 1 + u64::from(event.snapshot) } else { 0 };
+            if let Err(fault) = tally.compare(stream, form, event.seq, hash) {
+                tally.fault(self.number, &event.symbol, &fault);
+                sound = false;
+            }
+            let is_last_value = !event.snapshot || (rules.book && !rules.every);
+            self.streams.hold(stream, if is_last_value { hash } else { 0 });
         }
-        let number = tally.symbols.number(&event.symbol).unwrap_or(u32::MAX);
-        let (deliveries, rules) = (if self.slow { Count::SlowDeliveries } else { Count::Deliveries }, tally.rules);
-        match self.streams.event(rules, number, event.seq, event.snapshot) {
+        match verdict {
             // Its number stands, or the next one would seem to be wrong too; a delivery it is not.
             Ok(_) if !sound => {}
             Ok(Verdict::Live { conflated }) => {
                 tally.add(deliveries, 1);
                 tally.add(Count::Conflated, conflated);
-                if let (Some(rx), false) = (event.rx, self.slow) {
-                    tally.time(rx, now);
+                if let (Some(begin), false) = (begin, self.untimed) {
+                    tally.time(begin, now);
                 }
             }
             Ok(Verdict::Snapshot) => tally.add(Count::Snapshots, 1),
@@ -253,16 +295,18 @@ impl Client {
     }
 
     fn gap(&mut self, gap: &Gap, tally: &mut Tally) {
-        let number = tally.symbols.number(&gap.symbol).unwrap_or(u32::MAX);
-        if gap.channel != tally.channel {
+        let kind = tally.kind(&gap.channel, gap.depth);
+        let held = kind.and_then(|kind| tally.holdings[self.group].rules(kind).map(|rules| (kind, rules)));
+        let Some((kind, rules)) = held else {
             let what = || format!("client {}: a gap of {}", self.number, shown(gap.channel.as_bytes()));
             return tally.violation("not_subscribed", what);
-        }
+        };
         if !matches!(gap.cause.as_str(), "slow_consumer" | "upstream" | "hub") {
             let what = || format!("client {}: the gap's cause {}", self.number, shown(gap.cause.as_bytes()));
             tally.violation("gap_cause", what);
         }
-        match self.streams.gap(tally.rules, number, gap.from, gap.to) {
+        let stream = tally.symbols.number(&gap.symbol).map_or(u32::MAX, |number| stream(kind, number));
+        match self.streams.gap(rules, stream, gap.from, gap.to) {
             Ok(numbers) => {
                 let (gaps, named) =
                     if self.slow { (Count::SlowGaps, Count::SlowGapNumbers) } else { (Count::Gaps, Count::GapNumbers) };
@@ -274,6 +318,13 @@ impl Client {
         }
     }
 
+    /// The faults of a stream that has not come as far as others, or holds another last value.
+    pub fn behind(&self, tally: &Tally, frontier: impl Fn(u32, bool) -> u64) -> Vec<(u32, Fault)> {
+        let holding = &tally.holdings[self.group];
+        let rules = |stream: u32| holding.rules(crate::tally::kind_of(stream)).unwrap_or_default();
+        self.streams.behind(rules, |stream| frontier(stream, rules(stream).every))
+    }
+
     fn status(&self, tally: &mut Tally) {
         tally.add(Count::Statuses, 1);
         if !self.answered {
@@ -283,120 +334,10 @@ impl Client {
 
     fn epoch(&mut self, pattern: &str, tally: &mut Tally) {
         tally.add(Count::Epochs, 1);
-        for (number, name) in tally.symbols.names() {
-            if matches(pattern, name) {
-                self.streams.restart(number);
-            }
+        let held: Vec<u32> = self.streams.symbols().to_vec();
+        for stream in held.into_iter().filter(|stream| matches(pattern, tally.symbols.name(symbol_of(*stream)))) {
+            self.streams.restart(stream);
         }
-    }
-
-    fn answer(&mut self, answer: Answer, plan: &Plan, tally: &mut Tally) -> Result<(), End> {
-        match answer.op.as_str() {
-            "welcome" if self.stage == Stage::Welcoming => {
-                if let Some(bytes) = answer.limits.message_bytes {
-                    self.command_bytes_max = bytes.min(COMMAND_BYTES_MAX);
-                }
-                self.stage = Stage::Subscribing;
-                self.ask(plan, tally);
-                Ok(())
-            }
-            "subscribed" => self.subscribed(&answer, plan, tally),
-            "unsubscribed" => {
-                for symbol in &answer.symbols {
-                    if let Some(number) = tally.symbols.number(symbol) {
-                        self.streams.remove(number);
-                    }
-                }
-                tally.outcome.rejected.add(&coded(&answer), answer.symbols.len() as u64);
-                Ok(())
-            }
-            "error" => {
-                let reason = format!("{}: {}", coded(&answer), shown(answer.message.unwrap_or_default().as_bytes()));
-                match self.stage {
-                    Stage::Live | Stage::Closing => {
-                        tally.violation("error", || format!("client {}: an error unasked for: {reason}", self.number));
-                        Ok(())
-                    }
-                    _ => Err(End::Failed(reason)),
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn subscribed(&mut self, answer: &Answer, plan: &Plan, tally: &mut Tally) -> Result<(), End> {
-        if answer.channel.as_deref() != Some(tally.channel.as_str())
-            || answer.mode.as_deref().is_some_and(|mode| mode != tally.mode.name())
-        {
-            tally.violation("answer", || format!("client {}: `subscribed` to another channel or mode", self.number));
-        }
-        self.answered = true;
-        for accepted in &answer.accepted {
-            let number = tally.symbols.intern(&accepted.symbol);
-            self.streams.accept(number, accepted.seq);
-        }
-        for rejected in &answer.rejected {
-            if let Some(number) = tally.symbols.number(&rejected.symbol) {
-                self.streams.remove(number);
-            }
-            tally.outcome.rejected.count(&shown(rejected.code.as_bytes()));
-        }
-        if self.stage != Stage::Subscribing || answer.more || answer.id.is_none() {
-            return Ok(());
-        }
-        if answer.id != Some(self.command.into()) {
-            tally.violation("answer", || format!("client {}: an answer to no command of its own", self.number));
-        }
-        if self.streams.unanswered() > 0 {
-            let what = || format!("client {}: symbols neither accepted nor rejected", self.number);
-            tally.violation("answer", what);
-        }
-        if !self.unasked.is_empty() {
-            self.ask(plan, tally);
-            return Ok(());
-        }
-        self.stage = Stage::Live;
-        tally.add(Count::Ready, 1);
-        if let Some(started) = self.started {
-            tally.outcome.ready.saturating_record(crate::clock::instant().duration_since(started).as_nanos() as u64);
-        }
-        Ok(())
-    }
-
-    /// Sends the next subscribe: as many symbols as fit, or the patterns.
-    fn ask(&mut self, plan: &Plan, tally: &mut Tally) {
-        let options = &plan.options;
-        let mut names: Vec<Cow<'_, str>> = Vec::new();
-        let mut room = self.command_bytes_max.saturating_sub(COMMAND_BYTES_SPARE);
-        while let Some(number) = self.unasked.last().copied() {
-            let name = tally.symbols.name(number);
-            if !names.is_empty() && name.len() + 3 > room {
-                break;
-            }
-            room = room.saturating_sub(name.len() + 3);
-            names.push(Cow::Owned(name.to_owned()));
-            self.streams.ask(number);
-            self.unasked.pop();
-        }
-        if names.is_empty() {
-            names.extend(options.symbols.iter().map(|pattern| Cow::Borrowed(pattern.as_str())));
-        }
-        self.command += 1;
-        let mut command = serde_json::json!({
-            "op": "subscribe", "id": self.command, "channel": options.channel, "symbols": names,
-            "mode": options.mode.name(),
-        });
-        if let Some(rate) = options.max_rate {
-            command["max_rate"] = rate.into();
-        }
-        if let Some(depth) = options.depth {
-            command["depth"] = depth.into();
-        }
-        if let Some(overflow) = options.overflow {
-            command["overflow"] = overflow.name().into();
-        }
-        let mask = tally.mask();
-        frame::append_client(&mut self.out, frame::TEXT, command.to_string().as_bytes(), mask);
     }
 
     /// Says goodbye.
@@ -405,8 +346,4 @@ impl Client {
         let mask = tally.mask();
         frame::append_client(&mut self.out, frame::CLOSE, &1000_u16.to_be_bytes(), mask);
     }
-}
-
-fn coded(answer: &Answer) -> String {
-    answer.code.as_deref().map_or_else(|| "no code".to_owned(), |code| shown(code.as_bytes()))
 }
