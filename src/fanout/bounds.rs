@@ -68,7 +68,7 @@ impl Subscriber {
     }
 
     /// Whether something waits that does not count among what waits.
-    pub(super) const fn in_grace(&self, now: u64) -> bool {
+    pub(super) fn in_grace(&self, now: u64) -> bool {
         now.saturating_sub(self.grace_since) < self.bounds.catch_up_ns && self.outbox.asked().0 > 0
     }
 }

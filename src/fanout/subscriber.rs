@@ -1,6 +1,7 @@
 //! What one session holds on its worker: entries, and what is owed to it.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -150,16 +151,21 @@ pub(super) const fn overlap_flag(channel: Channel) -> u16 {
 /// without memory of their own: idle, an event is a turn.
 pub(super) type TurnFrames = SmallVec<[u32; 4]>;
 
-/// One session on its worker. Where nothing waits, delivering and writing an event touch the first
-/// few members only: they share a cache line, whatever the compiler would have made of the order.
+/// One session on its worker. Where nothing waits, delivering and writing an event touch this part
+/// only: a few bytes beside those of the next session. Everything else lies elsewhere.
 #[derive(Debug)]
-#[repr(C, align(64))]
 pub(super) struct Subscriber {
     /// Frames of this turn to be written.
     pub(super) turn: TurnFrames,
     pub(super) flags: u16,
     /// What its events come in.
     pub(super) format: Format,
+    account: Box<Account>,
+}
+
+/// What a session holds, and what waits for it.
+#[derive(Debug)]
+pub(super) struct Account {
     pub(super) outbox: Outbox,
     pub(super) bounds: Bounds,
     /// When something that it asked for was last queued; monotonic ns.
@@ -179,12 +185,23 @@ pub(super) struct Subscriber {
     pub(super) next_order: u64,
 }
 
+impl Deref for Subscriber {
+    type Target = Account;
+
+    fn deref(&self) -> &Account {
+        &self.account
+    }
+}
+
+impl DerefMut for Subscriber {
+    fn deref_mut(&mut self) -> &mut Account {
+        &mut self.account
+    }
+}
+
 impl Subscriber {
     pub(super) fn new(grant: Arc<[Pattern]>, format: Format, bounds: Bounds) -> Self {
-        Self {
-            turn: TurnFrames::new(),
-            flags: 0,
-            format,
+        let account = Account {
             outbox: Outbox::default(),
             bounds,
             grace_since: 0,
@@ -198,7 +215,8 @@ impl Subscriber {
             dirty: None,
             feeds: 0,
             next_order: 0,
-        }
+        };
+        Self { turn: TurnFrames::new(), flags: 0, format, account: Box::new(account) }
     }
 
     /// The entry whose options are in effect for an instrument on a channel: the exact one, else

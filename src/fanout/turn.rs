@@ -306,8 +306,10 @@ impl Fanout {
     fn serve_resume(&mut self, session: SessionId, at: u32, next: u64, cause: GapCause, snapshot: bool) -> Served {
         let stream = &self.streams[at as usize];
         let (id, format, position) = (stream.id, stream.format, stream.position);
-        if next > position + 1 {
-            // The session has seen more than this worker yet.
+        let window_due = matches!(id.kind, StreamKind::Book(_)) && stream.replica.is_none() && !stream.begins_again;
+        if next > position + 1 || (next > position && window_due) {
+            // The session has seen more than this worker yet; or a book is coming into use and may
+            // begin under a number of its own, which is then missing.
             return Served::NotYet;
         }
         let mut held =

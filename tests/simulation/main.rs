@@ -16,8 +16,6 @@
 //! - A snapshot asked for in the middle of a stream in mode `every` stands behind every event up to
 //!   its number. While a book's window is still on its way, a gap of cause `hub` may stand for them.
 //! - Where an `unsubscribe` or a renewal changes mode or depth, a snapshot always follows.
-//! - A resume across a pause of a book may begin with the snapshot alone, where no number but the
-//!   snapshot's own was missed.
 //! - Without a snapshot, the first event of mode `latest` may carry the number of the answer.
 //! - Behind the `ok` of a renewal, gaps may come until what it takes away is told.
 //! - A pattern of a channel or mode that a renewal refuses stays held, and counts as a subscription.

@@ -213,6 +213,7 @@ impl Stream {
             _ => {
                 ensure!(self.pending.is_none(), "no snapshot {:?} behind the gap, but {seq}", self.pending);
                 ensure!(!snap || self.is_book(), "snapshot {seq} that was not asked for");
+                ensure!(!(snap && self.resumed), "a resume across a pause begins with {seq} and without its gap");
                 ensure!(seq == self.next, "number {seq} in place of {}", self.next);
             }
         }
