@@ -58,6 +58,13 @@ fn keys(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
+fn all_outboxes_together_are_no_smaller_than_one() {
+    let text = "[limits]\noutbox_bytes = 8388608\noutboxes_bytes = 4194304\n";
+    let said = read(text).unwrap_err().join("; ");
+    assert!(said.contains("limits.outboxes_bytes") && said.contains("must be from 8388608"), "{said}");
+}
+
+#[test]
 fn the_example_as_it_is_changes_nothing() {
     assert_eq!(json(&read(EXAMPLE).expect("no faults")), json(&Config::default()));
 }

@@ -50,6 +50,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
         &["src/sync.rs", "src/metrics/", "src/transport/", "src/http/"],
         "what loom must see goes through sync.rs; elsewhere atomics only count, or say one thing once",
     ),
+    ("task::yield_now", &["src/ingest/", "src/transport/"], "a provider yields by its feed, which wakes the workers"),
     ("thread::sleep", &[], "nothing waits blindly"),
     ("anyhow", &["src/server/", "src/cli/"], "elsewhere an error says who must act"),
     ("std::env::var", &["src/config/", "src/cli/"], "settings come in by one way"),

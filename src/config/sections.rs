@@ -196,7 +196,7 @@ impl LimitsConfig {
         within(faults, "limits.subscriptions", self.subscriptions as usize, 1, 1_000_000);
         within(faults, "limits.outbox_events", self.outbox_events, 16, 16_777_216);
         within(faults, "limits.outbox_bytes", self.outbox_bytes, 64 * KIB, GIB);
-        within(faults, "limits.outboxes_bytes", self.outboxes_bytes, MIB, 1024 * GIB);
+        within(faults, "limits.outboxes_bytes", self.outboxes_bytes, self.outbox_bytes.max(MIB), 1024 * GIB);
         within(faults, "limits.answer_bytes", self.answer_bytes, 16 * KIB, GIB);
         within(faults, "limits.resume_bytes", self.resume_bytes, 0, 1024 * GIB);
     }

@@ -115,8 +115,12 @@ impl Held {
 }
 
 impl Subscriber {
-    /// The memory of what waits for it.
+    /// The memory of what waits for its socket. Where that is open nothing does: what is owed then
+    /// waits for its stream, and to close the session would free nothing that was in the way.
     pub(super) fn held(&self) -> usize {
+        if !self.outbox.is_stuck() {
+            return self.outbox.held();
+        }
         let joins = self.joins.as_ref().map_or(0, |joins| joins.by_stream.len());
         let dirty = self.dirty.as_ref().map_or(0, |dirty| dirty.streams.len());
         self.outbox.held() + (joins + dirty) * MARK_BYTES
@@ -172,6 +176,10 @@ impl Fanout {
 
     pub(super) fn shed_worst(&mut self) {
         let Some(budget) = &self.budget else { return };
+        if self.held.bytes == 0 {
+            // Who has nothing has no worse session than another worker.
+            self.held.worst = 0;
+        }
         budget.publish(self.worker, &self.held);
         if self.held.bytes == 0 || budget.bytes() <= budget.bytes_max {
             return;

@@ -94,6 +94,7 @@ impl Fanout {
         stream.replica = Some(Replica { window, ts_event: book.ts_event, received: book.received });
         stream.snapshot = Some(update.frame.clone());
         if for_everyone {
+            self.owe_window(at, update.seq);
             let index = self.add_frame(update.frame.clone(), (update.received, update.queued));
             // Its number is the gap's, which was delivered: where it is lost, no number is missing.
             let from = update.seq + 1;
@@ -101,6 +102,22 @@ impl Fanout {
         }
         self.touch_latest(at);
         self.serve_waiting(at);
+    }
+
+    /// Who has resumed behind the gap `seq` of a book may have been told of the gap only: its window
+    /// comes with the resume, as `every` sessions that are joining get no event.
+    fn owe_window(&mut self, at: u32, seq: u64) {
+        let stream = &self.streams[at as usize];
+        let index = stream.id.index() as u32;
+        for cohort in &stream.cohorts {
+            for member in &self.cohorts.cohort(*cohort).members {
+                if let Some(joins) = &mut self.sessions[member.session as usize].joins
+                    && let Some(Join::Resume { next, snapshot, .. }) = joins.by_stream.get_mut(&index)
+                {
+                    *snapshot |= *next == seq + 1;
+                }
+            }
+        }
     }
 
     fn on_gap(&mut self, (id, format): (StreamId, Format), seq: u64, frame: &Frame, snapshot: Option<Frame>) {
@@ -312,9 +329,12 @@ impl Fanout {
         if self.streams[at as usize].waiting.is_empty() {
             return;
         }
+        let index = self.streams[at as usize].id.index() as u32;
         for session in std::mem::take(&mut self.streams[at as usize].waiting) {
+            let Some(sub) = self.sessions.get_mut(session as usize) else { continue };
+            sub.take_up(index);
             // One whose socket is full looks by itself when it is writable.
-            if self.sessions.get(session as usize).is_some_and(|sub| !sub.outbox.blocked) {
+            if !sub.outbox.blocked {
                 self.touch(session);
             }
         }

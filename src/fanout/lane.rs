@@ -116,7 +116,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Called by a feed thread behind a push.
+    /// Called by a feed thread behind what it pushed.
     #[inline]
     pub fn wake(&self) {
         // Pairs with the fence in `prepare_sleep`: either we see the flag or the worker, which
@@ -242,6 +242,11 @@ impl LaneWriter {
             self.shared.losses.store(self.losses, Ordering::Release);
         }
         self.waker.appended();
+    }
+
+    /// Wakes the worker for what was appended since it was last woken.
+    pub fn flush(&self) {
+        self.waker.flush();
     }
 
     /// What wakes this lane's worker.

@@ -94,6 +94,7 @@ pub(super) enum Join {
 #[derive(Debug, Default)]
 pub(super) struct Joins {
     pub(super) by_stream: FxHashMap<u32, Join>,
+    /// Those that may be served. Who waits for a stream to move is on that stream's list instead.
     pub(super) order: VecDeque<u32>,
 }
 
@@ -261,6 +262,15 @@ impl Subscriber {
             joins.order.push_back(stream);
         }
         self.flags |= JOINING;
+    }
+
+    /// Looks at a join again that was put off until its stream moves.
+    pub(super) fn take_up(&mut self, stream: u32) {
+        if let Some(joins) = &mut self.joins
+            && joins.by_stream.contains_key(&stream)
+        {
+            joins.order.push_back(stream);
+        }
     }
 
     pub(super) fn take_join(&mut self, stream: u32) -> Option<Join> {

@@ -251,9 +251,6 @@ impl Fanout {
                 }
             }
             Served::NotYet => {
-                if let Some(joins) = &mut self.sessions[session as usize].joins {
-                    joins.order.push_back(stream_index);
-                }
                 let waiting = &mut self.streams[at as usize].waiting;
                 if !waiting.contains(&session) {
                     waiting.push(session);

@@ -297,7 +297,7 @@ impl Fanout {
 
     /// Whether the session is being closed, be it because its outbox was full.
     #[must_use]
-    pub fn overflow_closed(&self, session: SessionId) -> bool {
+    pub fn is_closing(&self, session: SessionId) -> bool {
         self.close_code(session).is_some()
     }
 
@@ -486,7 +486,7 @@ impl Fanout {
         }
     }
 
-    /// Runs `f` for a socket that has become writable, or a session that has something queued.
+    /// Writes to a socket that has become writable, or for which something was queued.
     pub fn write(&mut self, session: SessionId, now: u64, sink: &mut impl Sink) {
         self.now = now;
         if self.sessions.contains(session as usize) {

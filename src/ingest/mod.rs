@@ -173,6 +173,13 @@ impl Feed {
         &self.inner.ingest.inner.registry
     }
 
+    /// Lets the thread's other work run. Before it what is published goes to the workers, who are
+    /// else woken when the thread sleeps: a provider that loops without sleeping yields by this.
+    pub async fn yield_now(&self) {
+        self.inner.ingest.inner.publisher.flush();
+        tokio::task::yield_now().await;
+    }
+
     /// The feed's state.
     #[must_use]
     pub fn state(&self) -> FeedState {

@@ -129,6 +129,11 @@ impl Publisher {
         }
     }
 
+    /// Wakes the workers for what they were sent.
+    pub(super) fn flush(&self) {
+        self.lanes.borrow().iter().for_each(LaneWriter::flush);
+    }
+
     /// Publishes what is counted in plain integers.
     pub(super) fn report(&self) {
         for (counter, now) in self.encoded.iter().zip(&self.encoded_now) {

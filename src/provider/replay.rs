@@ -177,7 +177,7 @@ impl Replay {
                 }
                 None if turn >= BATCH => {
                     turn = 0;
-                    tokio::task::yield_now().await;
+                    feed.yield_now().await;
                 }
                 None => {}
             }

@@ -104,7 +104,7 @@ impl World {
             let slot = slot.as_ref().filter(|slot| slot.client.worker == worker)?;
             let session = slot.session.id();
             let (events, bytes) = (fanout.backlog(session).0, fanout.backlog_event_bytes(session));
-            (fanout.is_blocked(session) && !fanout.overflow_closed(session)).then_some(Waiting {
+            (fanout.is_blocked(session) && !fanout.is_closing(session)).then_some(Waiting {
                 client,
                 session,
                 events,
@@ -119,7 +119,7 @@ impl World {
         for was in before {
             let Some(slot) = self.slots[was.client].as_mut() else { continue };
             let fanout = &self.hub.workers[worker].fanout;
-            if fanout.overflow_closed(was.session) {
+            if fanout.is_closing(was.session) {
                 continue;
             }
             let (events, bytes) = (fanout.backlog(was.session).0, fanout.backlog_event_bytes(was.session));

@@ -207,7 +207,7 @@ impl World {
                 continue;
             }
             let id = slot.session.id();
-            let before = slot.session.closed().is_some() || worker.fanout.overflow_closed(id);
+            let before = slot.session.closed().is_some() || worker.fanout.is_closing(id);
             let goes_on = slot.session.on_time(&mut worker.fanout, now);
             if !before && slot.session.closed() == Some(tickhub::wire::CloseCode::SlowConsumer) {
                 slot.stalled = true;
@@ -294,7 +294,7 @@ impl World {
             let (at, id) = (slot.client.worker, slot.session.id());
             let worker = &mut self.hub.workers[at];
             let overflowed = worker.overflowed();
-            if worker.fanout.overflow_closed(id) && slot.session.closed().is_none() {
+            if worker.fanout.is_closing(id) && slot.session.closed().is_none() {
                 slot.session.on_time(&mut worker.fanout, now);
                 worker.write(id, now.mono);
             }

@@ -118,7 +118,7 @@ impl Sim {
     async fn play(&mut self, feed: &Feed, mut stop: Stop) -> Result<(), ProviderError> {
         let beat = self.pulse.connection();
         self.pulse.settle(feed, FeedState::Recovering, "connected");
-        self.restore_books().await;
+        self.restore_books(feed).await;
         self.list(feed).await?;
         self.announce_losses(time::received());
         self.pulse.settle(feed, FeedState::Live, "");
@@ -139,14 +139,14 @@ impl Sim {
             }
             beat.beat();
             if self.batch(&pace) {
-                tokio::task::yield_now().await;
+                feed.yield_now().await;
                 continue;
             }
             let now = Instant::now();
             let mut next = pace.instant(self.schedule.planned_ns()).min(now + PING_EVERY);
             if self.busy_wait {
                 if next < now + SPIN {
-                    tokio::task::yield_now().await;
+                    feed.yield_now().await;
                     continue;
                 }
                 next -= SPIN;
@@ -217,13 +217,13 @@ impl Sim {
     }
 
     /// Makes whole the books of an earlier run: the venue would send snapshots, so it does too.
-    async fn restore_books(&mut self) {
+    async fn restore_books(&mut self, feed: &Feed) {
         for instrument in 0..self.instruments.len() {
             if self.market.has_books() {
                 self.snapshot(time::received(), instrument, None);
             }
             if instrument % CLAIMS_PER_TURN == CLAIMS_PER_TURN - 1 {
-                tokio::task::yield_now().await;
+                feed.yield_now().await;
             }
         }
     }
@@ -242,7 +242,7 @@ impl Sim {
                 self.snapshot(time::received(), index, None);
             }
             if index % CLAIMS_PER_TURN == CLAIMS_PER_TURN - 1 {
-                tokio::task::yield_now().await;
+                feed.yield_now().await;
             }
         }
         Ok(())

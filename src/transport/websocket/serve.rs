@@ -268,7 +268,7 @@ impl State {
     /// Whether the session is being closed.
     fn session_ended(&self, id: SessionId) -> bool {
         match self.sockets.live.get(id as usize) {
-            Some(Some(live)) => live.session.closed().is_some() || live.expired || self.fanout.overflow_closed(id),
+            Some(Some(live)) => live.session.closed().is_some() || live.expired || self.fanout.is_closing(id),
             _ => true,
         }
     }
