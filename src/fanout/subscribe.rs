@@ -102,6 +102,10 @@ impl Fanout {
         resume: &[ResumeEntry],
         entries_max: usize,
     ) -> Result<Outcome, AlreadyReached> {
+        if self.ids.len() < self.store.len() as usize {
+            // Claimed, and the word of it still in a lane: who asks for it is not told that there is none.
+            self.learn_instruments();
+        }
         for entry in resume {
             let key = InstrumentId::parse(&entry.symbol).ok().and_then(|id| self.ids.get(&id).copied());
             if key.is_some_and(|key| self.effect(session, channel, key).is_some()) {
