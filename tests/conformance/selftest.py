@@ -15,6 +15,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+# How often a broken promise that was not met is tried again, with the machine to itself.
+AGAIN = 3
 # what is broken -> (rules of which one must be violated, parts to run)
 RANDOM = "random"
 CASES = {
@@ -114,9 +116,15 @@ async def everything(only, jobs):
     chosen = [(n, *CASES[n]) for n in CASES if not only or n in only]
     if not only or "clean" in only:
         chosen.insert(0, ("", "", "http,credentials,commands,scenes,grant,random"))
-    results = await asyncio.gather(*(case(n, rules, parts, gate) for n, rules, parts in chosen))
-    print(f"{sum(results)} of {len(results)} as expected")
-    return all(results)
+    found = await asyncio.gather(*(case(*one, gate) for one in chosen))
+    missed = [one for one, good in zip(chosen, found) if not good]
+    for again in range(AGAIN):
+        # What is met by chance may not be met on a busy machine. A clean hub must pass at once.
+        if missed and all(name for name, _, _ in missed):
+            print(f"once more by itself ({again + 1} of {AGAIN})")
+            missed = [one for one in missed if not await case(*one, asyncio.Semaphore(1))]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} as expected")
+    return not missed
 
 
 def main():
