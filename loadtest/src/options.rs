@@ -161,6 +161,9 @@ pub struct Options {
     /// How long those that are behind may take to catch up at the end
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub tail: Duration,
+    /// How late the harness may be behind its plan, at p99, before the run counts as `invalid` [default: 20ms]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub lateness_p99_max: Option<Duration>,
     /// Share of subscribers that hardly read, as `1%` or `0.01`
     #[arg(long, default_value = "0%", value_parser = share)]
     pub slow: f64,
@@ -304,7 +307,7 @@ impl Options {
             settle: self.settle,
             tail: self.tail,
             check_values: self.check_values,
-            lateness_p99_max: LATENESS_P99_MAX,
+            lateness_p99_max: self.lateness_p99_max.unwrap_or(LATENESS_P99_MAX),
             source: Source::Hub,
             groups: vec![Group {
                 name: "all".to_owned(),

@@ -32,6 +32,7 @@ fn against(hub: &FakeHub, arguments: &[&str]) -> Run {
         .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address), "--clients", "8"])
         .args(if arguments.contains(&"--symbols") { &[][..] } else { &["--symbols", "SIM:*"] })
         .args(["--settle", "0s", "--warmup", "100ms", "--duration", "400ms", "--tail", "1s", "--check-values", "1"])
+        .args(["--lateness-p99-max", ANY_LATENESS])
         .args(arguments)
         .arg("--json")
         .arg(&json)
@@ -41,6 +42,9 @@ fn against(hub: &FakeHub, arguments: &[&str]) -> Run {
     let result = std::fs::read(&json).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
     Run { exit: output.status.code().unwrap(), output, result }
 }
+
+/// The machine that tests run on does other things too: how late the harness was is judged in tests of the pace.
+const ANY_LATENESS: &str = "10s";
 
 /// Timed deliveries over counted ones: threads enter the window within a turn of each other, so not quite 1.
 fn timed_share(result: &Value) -> f64 {
@@ -191,6 +195,7 @@ fn run_file(hub: &FakeHub, scenario: &str, arguments: &[&str]) -> (Run, String) 
         .arg("run")
         .arg(&file)
         .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address)])
+        .args(["--set", &format!("lateness_p99_max={ANY_LATENESS}")])
         .args(arguments)
         .arg("--json")
         .arg(&json)
@@ -317,7 +322,6 @@ fn as_the_venue_it_knows_what_was_sent_and_when() {
         name = "venue"
         clients = 20
         settle = "0s"
-        lateness_p99_max = "10s"
         [source]
         kind = "venue"
         instruments = 4
@@ -373,7 +377,7 @@ fn an_interrupt_ends_the_window_early_with_a_report() {
     let hub = FakeHub::start(Deed::Nothing);
     let mut child = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(["--url", &format!("ws://{}/api/v1/ws/prices", hub.address), "--token", TOKEN, "--duration", "1h"])
-        .args(["--settle", "0s", "--warmup", "0s"])
+        .args(["--settle", "0s", "--warmup", "0s", "--lateness-p99-max", ANY_LATENESS])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
