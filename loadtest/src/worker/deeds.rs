@@ -1,6 +1,6 @@
 //! What one thread does by plan: connects, cuts off, exchanges, lets some clients crawl.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -13,10 +13,15 @@ use crate::{
     scenario::{Phase, is_in_share},
 };
 
+/// Sockets that are closed between two looks at the others: the kernel takes some 20 µs for each, and what the others
+/// were sent meanwhile would be late by as much.
+const CUTS_AT_ONCE: usize = 16;
+
 impl Worker {
     /// Does what is due: connects and exchanges. Each is late by as much as this comes after its planned time.
     pub(super) fn keep_to_plan(&mut self) {
         if self.may_connect() {
+            self.cut_off_some();
             self.start_clients();
         }
         let Some(mut churn) = self.churn.take() else { return };
@@ -95,9 +100,8 @@ impl Worker {
 
     /// A phase begins: who is slow in it, who is cut off, what is exchanged.
     pub(super) fn begin_phase(&mut self, phase: &Phase, now: Instant) {
-        let scenario = &self.plan.scenario;
-        let (threads, thread) = (scenario.threads, self.thread);
-        let mut cut = Vec::new();
+        let (threads, thread) = (self.plan.scenario.threads, self.thread);
+        let mut cut = VecDeque::new();
         for place in 0..self.clients.len() {
             let client = &mut self.clients[place];
             let spread = self.plan.scenario.spread(client.number);
@@ -110,27 +114,40 @@ impl Worker {
             }
             let leaves = phase.reconnect.is_some_and(|storm| is_in_share(spread, storm.share));
             if leaves && !slow && self.clients[place].is_live() {
-                cut.push(place);
+                self.clients[place].untimed = true;
+                cut.push_back(place);
             }
         }
         if let Some(storm) = phase.reconnect {
             self.tally.epochs_at_cut = self.tally.epochs.clone();
-            for place in &cut {
-                // Without a goodbye, as when a network goes away.
-                self.sockets[*place] = None;
-                self.clients[*place].untimed = true;
-                self.clients[*place].cut_off(&self.plan, &mut self.tally);
-                self.tally.add(Count::Cut, 1);
-            }
-            self.arrivals.waiting.extend(cut);
-            let count = self.arrivals.waiting.len() as u64;
-            // Cutting them off takes a moment, which is no part of the plan.
-            self.arrivals.schedule = Schedule::new(clock::instant(), storm.rate, count, thread, threads);
+            self.arrivals.cutting = Some((cut, storm.rate));
         }
         self.churn = (phase.churn_rate > 0).then(|| {
             let all = (f64::from(phase.churn_rate) * phase.duration.as_secs_f64()) as u64;
             Schedule::new(now, phase.churn_rate, all.div_ceil(threads as u64), thread, threads)
         });
+    }
+
+    /// Cuts off some of those who are to lose their connection, and lets them come back once all are gone.
+    pub(super) fn cut_off_some(&mut self) {
+        let Some((mut cut, rate)) = self.arrivals.cutting.take() else { return };
+        for place in cut.drain(..cut.len().min(CUTS_AT_ONCE)) {
+            if self.clients[place].is_live() {
+                // Without a goodbye, as when a network goes away.
+                self.sockets[place] = None;
+                self.clients[place].cut_off(&self.plan, &mut self.tally);
+                self.tally.add(Count::Cut, 1);
+                self.arrivals.waiting.push_back(place);
+            }
+        }
+        if cut.is_empty() {
+            let count = self.arrivals.waiting.len() as u64;
+            let (threads, thread) = (self.plan.scenario.threads, self.thread);
+            // Cutting them off takes a moment, which is no part of the plan.
+            self.arrivals.schedule = Schedule::new(clock::instant(), rate, count, thread, threads);
+        } else {
+            self.arrivals.cutting = Some((cut, rate));
+        }
     }
 
     pub(super) fn chores(&mut self, now: Instant) {

@@ -84,6 +84,8 @@ struct Arrivals {
     schedule: Schedule,
     /// By place, in the order of the schedule.
     waiting: VecDeque<usize>,
+    /// Who is still to be cut off, and how many of them a second come back then.
+    cutting: Option<(VecDeque<usize>, u32)>,
     connecting: usize,
     connecting_max: usize,
     /// Until when there were too many under way, which is no fault of the generator.
@@ -133,6 +135,7 @@ impl Worker {
             arrivals: Arrivals {
                 schedule: Schedule::new(now, scenario.connect_rate, 0, thread, threads),
                 waiting: (0..clients.len()).collect(),
+                cutting: None,
                 connecting: 0,
                 connecting_max: (CONNECTING_MAX / threads).max(1),
                 held_until: now,
@@ -200,6 +203,9 @@ impl Worker {
 
     /// Until the next planned thing, at most [`IDLE_WAIT`].
     fn wait(&self) -> Duration {
+        if self.may_connect() && self.arrivals.cutting.is_some() {
+            return Duration::ZERO;
+        }
         let full = self.arrivals.connecting >= self.arrivals.connecting_max;
         let arrival = if full || !self.may_connect() { None } else { self.arrivals.schedule.planned() };
         let churn = self.churn.as_ref().and_then(Schedule::planned);

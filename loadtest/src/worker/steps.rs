@@ -44,6 +44,10 @@ impl Worker {
                 self.begin_phase(phase, now);
             }
             Step::Return => {
+                // Those whom a short phase left connected: who is to come back is counted from here on.
+                while self.arrivals.cutting.is_some() {
+                    self.cut_off_some();
+                }
                 self.churn = None;
                 self.let_all_read();
             }
