@@ -4,6 +4,9 @@ import asyncio
 import time
 from collections import deque
 
+STOOD_STILL = 1.0     # seconds in which the judge did nothing: its own lateness, not the hub's
+BUSY = 0.75           # share of its time that leaves the judge none to keep up
+
 
 class Lag:
     STEP = 0.05
@@ -28,6 +31,20 @@ class Lag:
                 break
             worst = max(worst, late)
         return worst
+
+    def late_since(self, when):
+        """Whether the judge itself was late since then: stood still for long, or had no time left over for seconds.
+
+        Without the second a judge that is always a little behind would take its own backlog for the hub's.
+        """
+        spent, idle = 0.0, 0.0
+        for at, late in reversed(self.samples):
+            if at < when:
+                break
+            if late > STOOD_STILL:
+                return True
+            spent, idle = spent + late, idle + self.STEP
+        return spent > BUSY * (spent + idle) and spent > STOOD_STILL
 
 
 class Timing:

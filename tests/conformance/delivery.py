@@ -47,7 +47,7 @@ class Delivery:
 
     def _late(self, stream, p, late, now):
         rate = 1 / stream.max_rate if stream.max_rate else 0
-        if self.lag and self.lag.worst_since(now - late) > 1.0:
+        if self.lag and self.lag.late_since(now - late):
             self.report.note("late deliveries not judged, because the judge itself ran late")
         elif late > STALL + rate:
             rule = "healthy_no_stall" if stream.mode == "every" else "fresh_value"
@@ -210,7 +210,7 @@ class Delivery:
         if "lost" in msg:
             self.check("form", msg["cause"] == "upstream" and type(msg["lost"]) is int, lambda: f"{msg}")
         if msg["cause"] == "slow_consumer" and not self.exempt and time.monotonic() > self.slack_until:
-            if self.lag and self.lag.worst_since(time.monotonic() - 30) > 1.0:
+            if self.lag and self.lag.late_since(time.monotonic() - 30):
                 self.report.note("a slow_consumer gap not judged, because the judge itself ran late", str(msg))
             else:
                 self.fail("healthy_no_gap", f"{msg}")

@@ -63,7 +63,7 @@ def _missed(world, session, channel, sym, s, want):
     newest, when = world.oracle.newest.get((sym, channel, s.depth), (0, 0))
     known = newest > s.last and time.monotonic() - when > 2.5 + (1 / s.max_rate if s.max_rate else 0)
     text = f"{channel} {sym} ({s.mode}): REST says {want}, the session stands at {s.last}, others saw {newest}"
-    if world.lag.worst_since(time.monotonic() - 5) > 1.0:
+    if world.lag.late_since(time.monotonic() - 5):
         world.report.note("last values not judged, because the judge itself ran late")
     elif known or s.mode == "every":
         world.report.check("last_value", False, text, session)
@@ -88,7 +88,7 @@ def _state(world, sym, state):
 def owed(world):
     """Snapshots and announcements that never came."""
     now = time.monotonic()
-    late = world.lag.worst_since(now - 5) > 1.0
+    late = world.lag.late_since(now - 5)
     for session, model in open_models(world):
         for (channel, sym), s in model.streams.items():
             if channel == "status":

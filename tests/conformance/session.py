@@ -178,7 +178,7 @@ class Session:
         """Wait until every command is answered; what is not, is a violation."""
         model, report = self.model, self.world.report
         done = await self.until(lambda: not model.pending, self.world.timing.answer)
-        if not done and self.socket.alive and not self.exempt and self.world.lag.worst_since(time.monotonic() - 10) < 1:
+        if not done and self.socket.alive and not self.exempt and not self.world.lag.late_since(time.monotonic() - 10):
             for command in model.pending.values():
                 report.fail("answered", f"no answer in {self.world.timing.answer}s to {str(command.msg)[:200]}", self)
         model.pending.clear()
@@ -199,7 +199,7 @@ class Session:
         report = self.world.report
         report.check("close_code", code in KNOWN_CLOSES, lambda: f"closed with {code} {self.socket.close_reason!r}", self)
         if not self.exempt and time.monotonic() > self.model.slack_until:
-            if code == 4001 and self.world.lag.worst_since(time.monotonic() - 30) > 1.0:
+            if code == 4001 and self.world.lag.late_since(time.monotonic() - 30):
                 report.note("a 4001 close not judged, because the judge itself ran late")
             elif code != 1001:
                 report.fail("healthy_not_closed", f"closed with {code} {self.socket.close_reason!r}, "

@@ -27,7 +27,7 @@ def look(world, behind):
                 behind[s, s.depth] = (newest, now)
             elif now - since > STALL + (1 / s.max_rate if s.max_rate else 0):
                 behind[s, s.depth] = (newest, now)
-                if world.lag.worst_since(since) > 1.0:
+                if world.lag.late_since(since):
                     world.report.note("a stream that stood still not judged, because the judge itself ran late")
                     continue
                 world.report.fail("healthy_no_stall" if s.mode == "every" else "fresh_value",
