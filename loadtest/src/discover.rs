@@ -1,12 +1,18 @@
 //! Finds out over REST which instruments there are, and picks some for each client.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::{
     options::Plan,
@@ -83,6 +89,15 @@ fn candidates_of(subscription: &Subscription, found: &[String]) -> anyhow::Resul
 
 async fn list(plan: &Plan) -> anyhow::Result<Vec<String>> {
     let stream = TcpStream::connect(plan.target.http_address).await?;
+    let Some(tls) = &plan.tls else { return list_over(plan, stream).await };
+    let connector = TlsConnector::from(Arc::clone(&tls.config));
+    list_over(plan, connector.connect(tls.name.clone(), stream).await?).await
+}
+
+async fn list_over(
+    plan: &Plan,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> anyhow::Result<Vec<String>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let mut found = Vec::new();

@@ -20,6 +20,7 @@ pub mod report;
 pub mod run;
 pub mod scan;
 pub mod scenario;
+pub mod socket;
 pub mod source;
 pub mod step;
 pub mod tally;

@@ -12,6 +12,7 @@ use crate::{
         self, Group, LATENESS_P99_MAX, Mode, Overflow, PerClient, Phase, Scenario, Source, Subscription, duration,
         share,
     },
+    socket::Tls,
     source::Origin,
     target::Target,
 };
@@ -93,9 +94,15 @@ pub struct ShowOptions {
 /// Whom to try, and what to write: the same for every scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Access {
-    /// Where subscribers connect, as `ws://host:port/api/v1/ws/prices`
+    /// Where subscribers connect, as `ws://host:port/api/v1/ws/prices` or `wss://…`
     #[arg(long)]
     pub url: Option<String>,
+    /// Whom to trust for `wss://`: a file of certificates
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Trust everybody for `wss://`
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
     /// Token for every client (sent as `Authorization: Bearer`)
     #[arg(long, env = "TICKHUB_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -223,6 +230,8 @@ pub struct Plan {
     pub scenario: Scenario,
     /// Whom to connect to.
     pub target: Target,
+    /// How TLS is spoken with it, if it is.
+    pub tls: Option<Tls>,
     /// Sent by every client.
     pub token: String,
     /// Process of the hub.
@@ -264,8 +273,10 @@ impl Access {
         let token = self.token.or(ready_token).context("--token is needed")?;
         ensure!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()), "the token is malformed");
         let target = Target::resolve(&url, http.as_deref())?;
+        ensure!(!target.tls || self.insecure || self.ca.is_some(), "{url} needs --ca FILE, or --insecure");
+        let tls = target.tls.then(|| Tls::new(&target.host, self.ca.as_deref())).transpose()?;
         let origin = matches!(scenario.source, Source::Venue(_)).then(Origin::now);
-        Ok(Plan { scenario, target, token, pid: self.pid, source_addresses: self.source_addresses, origin })
+        Ok(Plan { scenario, target, tls, token, pid: self.pid, source_addresses: self.source_addresses, origin })
     }
 }
 

@@ -12,6 +12,7 @@ use secrecy::ExposeSecret as _;
 
 use super::api_key::{ApiKeyHash, id_of};
 use super::claims::{Claims, Header, Parts, SUBJECT_BYTES_MAX, is_name};
+use super::certificate::Known;
 use super::config::ApiKey;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
@@ -31,6 +32,8 @@ pub enum CredentialKind {
     Jwt,
     /// A static key.
     ApiKey,
+    /// A client's certificate.
+    Certificate,
 }
 
 impl CredentialKind {
@@ -40,6 +43,7 @@ impl CredentialKind {
         match self {
             Self::Jwt => "jwt",
             Self::ApiKey => "api_key",
+            Self::Certificate => "certificate",
         }
     }
 }
@@ -47,18 +51,19 @@ impl CredentialKind {
 /// Who a session belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// Whose it is: the token's `sub`, the API key's owner.
+    /// Whose it is: the token's `sub`, the API key's or certificate's owner.
     pub subject: Arc<str>,
     /// The role's name.
     pub role: Arc<str>,
     /// What it may have.
     pub grant: Arc<Grant>,
     /// When the session must end unless it is renewed; `None` for an API key without an end. It
-    /// is the token's `exp`, or the end of the leeway where the token came only within that.
+    /// is the token's `exp`, or the end of the leeway where the token came only within that; of a
+    /// certificate it is the end.
     pub expires: Option<UnixNanos>,
-    /// When the token was issued; `None` for an API key.
+    /// When the token was issued; `None` for an API key or a certificate.
     pub issued: Option<UnixNanos>,
-    /// The token's `jti`, or the API key's id.
+    /// The token's `jti`, the API key's id, or the certificate's fingerprint.
     pub token_id: Option<Arc<str>>,
     /// What it came with.
     pub credential: CredentialKind,
@@ -108,9 +113,9 @@ impl Algorithm {
     }
 }
 
-struct Role {
-    name: Arc<str>,
-    grant: Arc<Grant>,
+pub(super) struct Role {
+    pub(super) name: Arc<str>,
+    pub(super) grant: Arc<Grant>,
 }
 
 /// Judges credentials by one configuration. Immutable: a changed configuration makes another one.
@@ -121,8 +126,9 @@ pub struct Authenticator {
     default_role: Option<String>,
     /// Tokens are signed with the first.
     keys: Vec<Key>,
-    roles: BTreeMap<String, Role>,
+    pub(super) roles: BTreeMap<String, Role>,
     api_keys: BTreeMap<String, ApiKey>,
+    pub(super) certificates: Vec<Known>,
 }
 
 impl Authenticator {
@@ -147,6 +153,7 @@ impl Authenticator {
         // There are no faults, as was just checked.
         let grants = config.roles(&mut Vec::new());
         let api_keys = config.api_keys(&grants, &mut Vec::new());
+        let certificates = config.certificates(&grants, &mut Vec::new());
         let role = |(name, grant): (String, Grant)| {
             let role = Role { name: Arc::from(name.as_str()), grant: Arc::new(grant) };
             (name, role)
@@ -159,6 +166,7 @@ impl Authenticator {
             keys,
             roles: grants.into_iter().map(role).collect(),
             api_keys,
+            certificates,
         })
     }
 

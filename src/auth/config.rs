@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::api_key::{ApiKeyHash, is_api_key_id};
+use super::certificate::{CertificateConfig, Known};
 use super::claims::{SUBJECT_BYTES_MAX, depth_within, is_name};
 use super::{ChannelSet, Grant, Narrowing, Patience, Policies};
 use crate::model::{Channel, Overflow, Pattern, UnixNanos};
@@ -41,6 +42,8 @@ pub struct AuthConfig {
     pub roles: BTreeMap<String, RoleConfig>,
     /// API keys.
     pub api_keys: Vec<ApiKeyConfig>,
+    /// Whom clients' certificates stand for.
+    pub certificates: Vec<CertificateConfig>,
 }
 
 impl Default for AuthConfig {
@@ -53,6 +56,7 @@ impl Default for AuthConfig {
             keys: Vec::new(),
             roles: BTreeMap::new(),
             api_keys: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 }
@@ -296,10 +300,10 @@ pub(super) struct ApiKey {
 }
 
 impl AuthConfig {
-    /// Whether the hub would run in development mode: no key and no API key.
+    /// Whether the hub would run in development mode: no key, no API key, no certificate.
     #[must_use]
     pub fn is_development(&self) -> bool {
-        self.keys.is_empty() && self.api_keys.is_empty()
+        self.keys.is_empty() && self.api_keys.is_empty() && self.certificates.is_empty()
     }
 
     /// Reads every `secret_file` into its `secret`. The only part that touches the disk.
@@ -339,6 +343,7 @@ impl AuthConfig {
             faults.push(unknown_role("auth.default_role", role, &roles));
         }
         self.api_keys(&roles, &mut faults);
+        self.certificates(&roles, &mut faults);
         faults
     }
 
@@ -429,6 +434,21 @@ impl AuthConfig {
             }
         }
         keys
+    }
+}
+
+impl AuthConfig {
+    /// Whom certificates stand for, in their order.
+    pub(super) fn certificates(&self, roles: &BTreeMap<String, Grant>, faults: &mut Vec<Fault>) -> Vec<Known> {
+        let read = |(index, certificate): (usize, &CertificateConfig)| {
+            let path = format!("auth.certificates[{index}]");
+            // A role that is there but faulty has its own fault.
+            if !roles.contains_key(&certificate.role) && !self.roles.contains_key(&certificate.role) {
+                faults.push(unknown_role(&format!("{path}.role"), &certificate.role, roles));
+            }
+            certificate.known(&path, faults)
+        };
+        self.certificates.iter().enumerate().map(read).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod api_key;
 mod authenticator;
+mod certificate;
 mod claims;
 mod config;
 mod development;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
 pub use authenticator::{Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
+pub use certificate::{CertificateConfig, ClientCertificate, not_after};
 pub use claims::SUBJECT_BYTES_MAX;
 pub use config::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
 pub use development::{DevelopmentKey, KeyFileError, OpenToStrangers, check_listen};

@@ -25,8 +25,9 @@ pub(super) fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> anyhow::Result
     let venues: Vec<_> = config.provider.iter().map(|provider| provider.venue()).collect();
     let venues = if venues.is_empty() { "none: there is nothing to serve".to_owned() } else { venues.join(", ") };
     writeln!(out, "{}: ok", args.file.display())?;
-    writeln!(out, "  prices       http://{0}, ws://{0}/api/v1/ws/prices", config.server.listen)?;
-    writeln!(out, "  operations   http://{}", config.server.ops_listen)?;
+    let [s, ops_s] = config.server.tls().map(|(_, tls)| if tls.is_on() { "s" } else { "" });
+    writeln!(out, "  prices       http{s}://{0}, ws{s}://{0}/api/v1/ws/prices", config.server.listen)?;
+    writeln!(out, "  operations   http{ops_s}://{}", config.server.ops_listen)?;
     writeln!(out, "  credentials  {}", credentials(&config.auth))?;
     writeln!(out, "  venues       {venues}")?;
     Ok(ExitCode::SUCCESS)
@@ -38,5 +39,5 @@ fn credentials(auth: &AuthConfig) -> String {
     }
     let kids: Vec<_> = auth.keys.iter().map(|key| key.kid.as_str()).collect();
     let keys = if kids.is_empty() { "no keys for tokens".to_owned() } else { format!("keys {}", kids.join(", ")) };
-    format!("{keys}; API keys: {}", auth.api_keys.len())
+    format!("{keys}; API keys: {}; certificates: {}", auth.api_keys.len(), auth.certificates.len())
 }

@@ -21,6 +21,7 @@ use crate::auth::{AuthConfig, check_listen};
 use crate::provider::{ProviderConfig, supervisor};
 use crate::session::SessionConfig;
 use crate::settings::Fault;
+use crate::transport::tls::{ClientAuth, Material};
 use layers::Layers;
 
 /// Longest configuration file, in bytes: keeps a wrong path from filling the memory.
@@ -218,6 +219,10 @@ impl Config {
         self.limits.check(faults);
         self.log.check(faults);
         faults.extend(self.auth.faults());
+        if !self.auth.certificates.is_empty() && self.server.tls.client_auth == ClientAuth::Off {
+            let reason = "need server.tls.client_auth: without it no client is asked for a certificate";
+            faults.push(Fault::hidden("auth.certificates", reason));
+        }
         if let Err(reason) = self.supervisor.check() {
             faults.push(key_fault("supervisor", &reason));
         }
@@ -233,8 +238,11 @@ impl Config {
         }
     }
 
-    /// The files that providers read while they run.
+    /// The files that listeners and providers read while they run.
     fn check_files(&self, faults: &mut Vec<Fault>) {
+        for (path, tls) in self.server.tls().into_iter().filter(|(_, tls)| tls.is_on()) {
+            faults.extend(Material::check(tls, path));
+        }
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(fault) = provider.check_files() {
                 faults.push(Fault { key: format!("provider[{index}].{}", fault.key), ..fault });

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::WORKERS_MAX;
 use crate::settings::{Fault, Span};
+use crate::transport::tls::TlsConfig;
 
 /// Most feed threads, and threads of the control side: beyond, they only take turns.
 const THREADS_MAX: usize = 64;
@@ -33,6 +34,10 @@ pub struct ServerConfig {
     pub feed_threads: usize,
     /// Threads for handshakes, tokens and HTTP.
     pub control_threads: usize,
+    /// TLS of the WebSocket and HTTP interface.
+    pub tls: TlsConfig,
+    /// TLS of the operations listener.
+    pub ops_tls: TlsConfig,
 }
 
 impl Default for ServerConfig {
@@ -44,6 +49,8 @@ impl Default for ServerConfig {
             worker_threads: 0,
             feed_threads: 1,
             control_threads: 2,
+            tls: TlsConfig::default(),
+            ops_tls: TlsConfig::default(),
         }
     }
 }
@@ -60,6 +67,15 @@ impl ServerConfig {
         within(faults, "server.worker_threads", self.worker_threads, 0, WORKERS_MAX);
         within(faults, "server.feed_threads", self.feed_threads, 1, THREADS_MAX);
         within(faults, "server.control_threads", self.control_threads, 1, THREADS_MAX);
+        for (path, tls) in self.tls() {
+            faults.extend(tls.faults(path));
+        }
+    }
+
+    /// TLS of each listener, with the path of its section.
+    #[must_use]
+    pub const fn tls(&self) -> [(&'static str, &TlsConfig); 2] {
+        [("server.tls", &self.tls), ("server.ops_tls", &self.ops_tls)]
     }
 }
 

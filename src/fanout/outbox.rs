@@ -11,11 +11,17 @@ const SLICES_MAX: usize = 64;
 /// Where frames go. The implementation owns the sockets.
 pub trait Sink {
     /// Writes as much as the socket takes now. `WouldBlock` where it takes nothing; any other
-    /// error ends the session.
+    /// error ends the session. What was not taken is offered again, from its first byte on and
+    /// before everything else, if a part of its frame was; else it may never be.
     ///
     /// # Errors
     /// As the socket says.
     fn write(&mut self, session: super::SessionId, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Bytes that it holds for a full socket beside those that it has not taken.
+    fn held(&self, _session: super::SessionId) -> usize {
+        0
+    }
 }
 
 /// A frame that waits.
@@ -42,6 +48,8 @@ pub(super) struct Outbox {
     asked: (usize, usize),
     /// Bytes of everything else that waits.
     pub(super) control_bytes: usize,
+    /// Bytes that the sink holds for the socket.
+    pub(super) in_sink: usize,
     /// The socket takes nothing now.
     pub(super) blocked: bool,
     /// When the socket last took something, while blocked; monotonic ns.
@@ -118,7 +126,7 @@ impl Outbox {
 
     /// The memory of what waits, shared frames counted as if they were its own.
     pub(super) fn held(&self) -> usize {
-        self.event_bytes + self.control_bytes + self.queue.len() * size_of::<Item>()
+        self.event_bytes + self.control_bytes + self.in_sink + self.queue.len() * size_of::<Item>()
     }
 
     /// Forgets everything but a frame that is written in part, and gives its memory back.
@@ -174,6 +182,7 @@ impl Outbox {
         if self.queue.is_empty() {
             self.blocked = false;
         }
+        self.in_sink = sink.held(session);
         drained
     }
 

@@ -155,7 +155,7 @@ impl Fanout {
                     self.sessions[session as usize].outbox.failed = true;
                     self.turn.touched.push(session);
                 }
-                _ => self.keep_rest(session, &indexes[from..], taken, now),
+                _ => self.keep_rest(session, &indexes[from..], taken, now, sink.held(session)),
             }
             break;
         }
@@ -167,7 +167,7 @@ impl Fanout {
     }
 
     /// The socket is full: what it did not take waits in the outbox.
-    fn keep_rest(&mut self, session: SessionId, indexes: &[u32], mut taken: usize, now: u64) {
+    fn keep_rest(&mut self, session: SessionId, indexes: &[u32], mut taken: usize, now: u64, in_sink: usize) {
         self.counts.blocked += 1;
         let sub = &mut self.sessions[session as usize];
         for index in indexes {
@@ -183,6 +183,7 @@ impl Fanout {
             }
         }
         sub.outbox.block(now);
+        sub.outbox.in_sink = in_sink;
         sub.flags |= QUEUED;
         self.held.count(sub);
     }

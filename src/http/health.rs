@@ -25,6 +25,20 @@ pub struct LeftOut {
     pub symbols: Vec<String>,
 }
 
+/// The certificate that a listener shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateHealth {
+    /// The listener's name.
+    pub listener: &'static str,
+    /// `good`, `ending` or `ended`.
+    pub state: &'static str,
+    /// When it ends.
+    pub not_after: String,
+    /// Whether it is good.
+    #[serde(skip)]
+    pub good: bool,
+}
+
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -33,6 +47,7 @@ struct Health {
     uptime_seconds: u64,
     instruments: u32,
     feeds: Vec<FeedHealth>,
+    certificates: Vec<CertificateHealth>,
 }
 
 #[derive(Serialize)]
@@ -45,11 +60,13 @@ struct FeedHealth {
 }
 
 /// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
-/// same members as its details; `degraded` where one of them is not live.
+/// same members as its details; `degraded` where one of them is not live, or a
+/// listener's certificate ends soon.
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let states: Vec<FeedState> = api.store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
-    let status = overall(readiness, &states);
+    let certificates = (api.certificates)();
+    let status = overall(readiness, &states, certificates.iter().all(|certificate| certificate.good));
     let feeds = api.store.feeds().map(|(_, feed)| {
         let status = feed.status();
         let mut symbols_left_out = (api.left_out)(&feed.venue);
@@ -69,6 +86,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
         uptime_seconds: mono().saturating_sub(api.started) / 1_000_000_000,
         instruments: api.store.len(),
         feeds: feeds.collect(),
+        certificates,
     };
     if status != "down" {
         return Ok(Json(health).into_response());
@@ -81,11 +99,11 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
     Err(problem.details(json!(health)))
 }
 
-fn overall(readiness: ReadinessState, feeds: &[FeedState]) -> &'static str {
+fn overall(readiness: ReadinessState, feeds: &[FeedState], certificates: bool) -> &'static str {
     let down = feeds.iter().all(|state| *state == FeedState::Down);
     if readiness != ReadinessState::Ready || down {
         "down"
-    } else if feeds.iter().all(|state| *state == FeedState::Live) {
+    } else if certificates && feeds.iter().all(|state| *state == FeedState::Live) {
         "ok"
     } else {
         "degraded"
@@ -99,7 +117,7 @@ mod tests {
     #[test]
     fn the_worst_counts_but_one_feed_is_enough_to_be_up() {
         use FeedState::{Down, Live, Recovering, Stale};
-        let of = |feeds: &[FeedState]| overall(ReadinessState::Ready, feeds);
+        let of = |feeds: &[FeedState]| overall(ReadinessState::Ready, feeds, true);
         assert_eq!(of(&[Live, Live]), "ok");
         for one in [Stale, Recovering, Down] {
             assert_eq!(of(&[Live, one]), "degraded", "{one:?}");
@@ -107,7 +125,8 @@ mod tests {
         assert_eq!((of(&[Stale]), of(&[Recovering, Down])), ("degraded", "degraded"));
         assert_eq!((of(&[Down, Down]), of(&[])), ("down", "down"));
         for readiness in [ReadinessState::Starting, ReadinessState::Draining] {
-            assert_eq!(overall(readiness, &[Live]), "down");
+            assert_eq!(overall(readiness, &[Live], true), "down");
         }
+        assert_eq!(overall(ReadinessState::Ready, &[Live], false), "degraded");
     }
 }

@@ -31,10 +31,10 @@ use crate::store::Store;
 use crate::time::{Mono, mono};
 
 pub use edge::RequestId;
-pub use health::LeftOut;
+pub use health::{CertificateHealth, LeftOut};
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessState};
-pub use serve::{Peer, ServeLimits, serve};
+pub use serve::{Listener, Peer, ServeLimits, serve};
 pub use upgrade::upgrade_router;
 
 use instruments::Catalog;
@@ -60,6 +60,7 @@ pub struct Api {
     readiness: Arc<Readiness>,
     catalog: Catalog,
     left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
+    certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
     started: Mono,
 }
 
@@ -79,7 +80,14 @@ impl Api {
             LeftOut { count: symbols.len() as u64, symbols }
         });
         let catalog = Catalog::default();
-        Self { store, authenticator, registry, readiness, catalog, left_out, started: mono() }
+        let certificates = Box::new(Vec::new);
+        Self { store, authenticator, registry, readiness, catalog, left_out, certificates, started: mono() }
+    }
+
+    /// Takes what health lists of the listeners' certificates from `now`.
+    #[must_use]
+    pub fn with_certificates(self, now: impl Fn() -> Vec<CertificateHealth> + Send + Sync + 'static) -> Self {
+        Self { certificates: Box::new(now), ..self }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.

@@ -11,11 +11,10 @@ use axum::response::Response;
 use axum::routing::any;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::Problem;
 use crate::transport::websocket::{Refusal, judge_handshake};
-use crate::transport::{Admitted, Door, Refused};
+use crate::transport::{Admitted, Door, Refused, Stream};
 
 /// What a client that finds the hub full is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -45,12 +44,12 @@ async fn prices(State(upgrade): State<Arc<Upgrade>>, mut request: Request) -> Re
 async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, name: String) {
     // A client that is gone before the answer is sent leaves nothing behind.
     let Ok(Ok(upgraded)) = tokio::time::timeout(upgrade.timeout, upgraded).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("the listener's sockets are not plain TCP: a session cannot be handed over");
+    let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
+        tracing::error!("the listener's connections are of another kind: a session cannot be handed over");
         return;
     };
-    if let Ok(stream) = parts.io.into_inner().into_std() {
-        upgrade.door.hand_over(admitted, stream, parts.read_buf, name).await;
+    if let Ok(connection) = parts.io.into_inner().leave(parts.read_buf) {
+        upgrade.door.hand_over(admitted, connection, name).await;
     }
 }
 

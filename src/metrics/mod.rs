@@ -91,6 +91,14 @@ metric_names! {
     AUTH_REFUSED = "tickhub_auth_refusals_total", Counter, "Credentials refused, by reason";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
+    TLS_HANDSHAKES = "tickhub_tls_handshakes_total", Counter, "Handshakes of TLS done, by listener, version and whether resumed";
+    TLS_REFUSED = "tickhub_tls_refusals_total", Counter, "Connections not let into TLS, by listener and reason";
+    TLS_HANDSHAKES_OPEN = "tickhub_tls_handshakes_open", Gauge, "Handshakes of TLS under way, by listener";
+    TLS_HANDSHAKES_MAX = "tickhub_tls_handshakes_open_max", Gauge, "Bound of tickhub_tls_handshakes_open";
+    TLS_NOT_AFTER = "tickhub_tls_certificate_not_after_seconds", Gauge, "Unix time at which the certificate in use ends, by listener";
+    TLS_RELOADS = "tickhub_tls_reloads_total", Counter, "Certificates read anew, by listener and result";
+    TLS_BROKEN = "tickhub_tls_broken_total", Counter, "Sessions whose TLS broke, by reason";
+    TLS_PENDING = "tickhub_tls_pending_bytes", Gauge, "Ciphertext that waits for full sockets, by worker";
     CONNECTIONS = "tickhub_connections", Gauge, "TCP connections that are not yet sessions";
     CONNECTIONS_MAX = "tickhub_connections_max", Gauge, "Bound of tickhub_connections";
     SESSIONS_MAX = "tickhub_sessions_max", Gauge, "Bound of the sum of tickhub_sessions";

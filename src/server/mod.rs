@@ -1,6 +1,7 @@
 //! The composition root: builds every part, starts every thread, and drains them in order.
 
 mod ready;
+mod secure;
 mod threads;
 
 use std::net::SocketAddr;
@@ -114,12 +115,15 @@ impl Hub {
             meters,
         );
         let readiness = Arc::new(Readiness::default());
-        let api = Arc::new(Api::new(
+        let [tls, ops_tls] = secure::acceptors(config, &registry)?;
+        let certificates = secure::certificates([&tls, &ops_tls]);
+        let api = Api::new(
             Arc::clone(&common.store),
             Arc::clone(&authenticator),
             Arc::clone(&registry),
             Arc::clone(&readiness),
-        ));
+        );
+        let api = Arc::new(api.with_certificates(certificates));
         let (listen, ops) = control.block_on(async {
             anyhow::Ok((
                 bind(config.server.listen, "server.listen")?,
@@ -134,6 +138,12 @@ impl Hub {
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
         let public = http::public_router(Arc::clone(&api), upgrade);
+        for acceptor in [&tls, &ops_tls].into_iter().flatten() {
+            control.spawn(Arc::clone(acceptor).watch(feed_stop.clone()));
+        }
+        let [s, ops_s] = [&tls, &ops_tls].map(|tls| if tls.is_some() { "s" } else { "" });
+        let listen = http::Listener { socket: listen, tls };
+        let ops = http::Listener { socket: ops, tls: ops_tls };
         control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
         // The operations listener outlives the drain, so that it can be watched.
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
@@ -141,9 +151,9 @@ impl Hub {
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
         let ready = Ready {
-            http: format!("http://{at}"),
-            ws: format!("ws://{at}/api/v1/ws/prices"),
-            ops: format!("http://{ops_at}"),
+            http: format!("http{s}://{at}"),
+            ws: format!("ws{s}://{at}/api/v1/ws/prices"),
+            ops: format!("http{ops_s}://{ops_at}"),
             token,
         };
         Ok(Self {

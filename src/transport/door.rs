@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handover::{Entry, Handover, Place, Places, Verifier};
+use super::stream::Leaving;
 use super::websocket::{Credential, HeaderKind, Offer};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::model::Channel;
@@ -30,7 +30,7 @@ pub struct WorkerDoor {
 pub enum Refused {
     /// 400, with the reason.
     BadRequest(String),
-    /// 401: the header's credential is bad.
+    /// 401: the header's credential, or the client's certificate, is bad.
     Unauthenticated(AuthError),
     /// 503: the hub has no room for another session.
     Full,
@@ -102,7 +102,10 @@ impl Door {
         };
         let now = time::wall();
         let (verdict, in_header) = match &offer.credential {
-            Credential::None => (None, false),
+            // A certificate that stands for nobody is none: a credential may follow.
+            Credential::None => {
+                (offer.certificate.as_ref().and_then(|shown| self.authenticator.certificate(shown, now)), true)
+            }
             Credential::Header(HeaderKind::Bearer, token) => {
                 (Some(self.authenticator.token(token.expose_secret(), now)), true)
             }
@@ -137,14 +140,14 @@ impl Door {
 
     /// Hands an upgraded socket to the worker with the fewest sessions; waits where its queue of
     /// handshakes is full.
-    pub async fn hand_over(&self, admitted: Admitted, stream: std::net::TcpStream, early: Bytes, name: String) {
+    pub async fn hand_over(&self, admitted: Admitted, connection: Leaving, name: String) {
         let least = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
         let Some(worker) = least else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
         let Admitted { entry, format, url, place } = admitted;
         let places: Places = (place, at_worker);
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { stream, early, name, format, entry, url, places }).await;
+        let _ = worker.handovers.send(Handover { connection, name, format, entry, url, places }).await;
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::stream::Leaving;
 use crate::auth::Principal;
 use crate::session::{Admission, Verdict, Verify};
 use crate::wire::command::Subscribe;
@@ -24,10 +24,8 @@ pub enum Entry {
 /// A subscriber whose handshake is done.
 #[derive(Debug)]
 pub struct Handover {
-    /// Its socket, non-blocking.
-    pub stream: std::net::TcpStream,
-    /// What came behind the handshake.
-    pub early: Bytes,
+    /// Its connection.
+    pub connection: Leaving,
     /// The session's name.
     pub name: String,
     /// What its events come in.

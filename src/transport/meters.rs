@@ -33,6 +33,7 @@ pub struct WorkerMeters {
     outbox_bytes_most: Gauge,
     in_grace: Gauge,
     memory_bytes: Gauge,
+    tls_pending_bytes: Gauge,
 }
 
 impl WorkerMeters {
@@ -71,6 +72,7 @@ impl WorkerMeters {
             outbox_bytes_most: registry.gauge(metrics::OUTBOX_BYTES_MOST, &at),
             in_grace: registry.gauge(metrics::OUTBOX_GRACE, &at),
             memory_bytes: registry.gauge(metrics::OUTBOX_MEMORY, &at),
+            tls_pending_bytes: registry.gauge(metrics::TLS_PENDING, &at),
         }
     }
 
@@ -112,6 +114,15 @@ impl WorkerMeters {
         self.outbox_bytes.set(holdings.outbox_bytes as f64);
         self.outbox_bytes_most.set(holdings.outbox_bytes_most as f64);
         self.in_grace.set(holdings.in_grace as f64);
+    }
+
+    /// A session's carrier failed.
+    pub(super) fn broken(&self, reason: &str) {
+        self.registry.counter(metrics::TLS_BROKEN, &[("reason", reason)]).increment(1);
+    }
+
+    pub(super) fn tls_pending(&self, bytes: usize) {
+        self.tls_pending_bytes.set(bytes as f64);
     }
 
     pub(super) fn held(&self, bytes: usize) {

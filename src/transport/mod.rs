@@ -5,11 +5,15 @@ mod door;
 mod handover;
 mod meters;
 mod shedding;
+mod socket;
+mod stream;
 mod worker;
 
+pub mod tls;
 pub mod websocket;
 
 pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
 pub use handover::{Entry, Handover, Place, Places, Verifier};
 pub use meters::WorkerMeters;
+pub use stream::{Leaving, Stream};
 pub use worker::{DrainConfig, WorkerParts, run};

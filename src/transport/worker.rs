@@ -4,20 +4,19 @@
 //! one gathered write for each touched session. A session's own task only waits for its socket
 //! to become readable, or writable where it was full.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::SendFlags;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::shedding::Shedding;
+use super::socket::Socket;
+use super::tls::Scratch;
 use super::websocket;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
@@ -68,14 +67,6 @@ pub struct WorkerParts {
     pub drain: DrainConfig,
 }
 
-/// A subscriber's socket, shared between its task and the worker's turns.
-pub(super) struct Socket {
-    pub(super) stream: TcpStream,
-    /// Wakes the task: the socket is full, or the session ended.
-    pub(super) nudge: Notify,
-    pub(super) failed: Cell<bool>,
-}
-
 /// One live session.
 pub(super) struct Live {
     pub(super) session: Session,
@@ -91,8 +82,10 @@ pub(super) struct State {
     pub(super) fanout: Fanout,
     pub(super) sockets: Sockets,
     pub(super) read_buffer: Vec<u8>,
+    /// Plaintext of what was read, where TLS is spoken.
+    pub(super) opened: Vec<u8>,
     lanes: Vec<LaneReader>,
-    meters: WorkerMeters,
+    pub(super) meters: WorkerMeters,
     shedding: Shedding,
 }
 
@@ -104,6 +97,8 @@ pub(super) struct Sockets {
     /// When each session's next deadline is; `u64::MAX` where there is none.
     due: Vec<u64>,
     now: u64,
+    /// Where TLS gathers and encrypts; empty without.
+    scratch: Scratch,
 }
 
 impl Sink for Sockets {
@@ -111,18 +106,15 @@ impl Sink for Sockets {
         let Some(Some(socket)) = self.sockets.get(session as usize) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        // Past the runtime's bookkeeping: a session that is not known to be full nearly always has
-        // room, and whether it has would have to be fetched from elsewhere. Past libc too, whose
-        // `send` looks for a cancelled thread.
-        let (result, offered) = match slices {
-            [one] => (rustix::net::send(&socket.stream, one, SendFlags::NOSIGNAL), one.len()),
-            many => (rustix::io::writev(&socket.stream, many), many.iter().map(|slice| slice.len()).sum()),
-        };
-        let result = result.map_err(io::Error::from);
+        let (result, offered) = socket.write(slices, &mut self.scratch);
         if !matches!(result, Ok(taken) if taken == offered) {
             self.not_whole(session, &result);
         }
         result
+    }
+
+    fn held(&self, session: SessionId) -> usize {
+        self.sockets.get(session as usize).and_then(Option::as_ref).map_or(0, |socket| socket.pending())
     }
 }
 
@@ -135,16 +127,17 @@ impl Sockets {
         match result {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // The runtime did not see it: it must not take the socket for writable still.
-                let full = || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock));
-                let _ = socket.stream.try_io(Interest::WRITABLE, full);
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.note_full(),
             Err(_) => socket.failed.set(true),
         }
         socket.nudge.notify_one();
         let due = &mut self.due[session as usize];
         *due = (*due).min(self.now.saturating_add(live.session.write_stall_ns()));
+    }
+
+    /// Bytes that were taken, and that sockets have not.
+    fn pending(&self) -> usize {
+        self.sockets.iter().flatten().map(|socket| socket.pending()).sum()
     }
 
     /// Has the session's task look at it again.
@@ -327,8 +320,15 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
-            sockets: Sockets { live: Vec::new(), sockets: Vec::new(), due: Vec::new(), now: 0 },
+            sockets: Sockets {
+                live: Vec::new(),
+                sockets: Vec::new(),
+                due: Vec::new(),
+                now: 0,
+                scratch: Scratch::default(),
+            },
             read_buffer: vec![0; READ_BYTES],
+            opened: Vec::new(),
             lanes,
             meters: worker_meters,
             shedding: Shedding::default(),
@@ -390,6 +390,7 @@ impl Sweeps {
         self.count = self.count.wrapping_add(1);
         if self.count.is_multiple_of(HOLDINGS_SWEEPS) {
             state.meters.hold(&state.fanout.holdings());
+            state.meters.tls_pending(state.sockets.pending());
         }
         let Some(since) = self.drain_since else { return true };
         let until = drained_until(since, self.drain, state.sockets.live.len());

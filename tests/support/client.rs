@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How long a test waits for what must come.
@@ -21,15 +21,26 @@ pub enum Got {
     Lost,
 }
 
-pub struct Client {
-    stream: TcpStream,
+/// A client over any kind of connection.
+pub struct Client<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
 }
 
 /// Sends an upgrade request with these extra header lines; the answer's status, headers and body
 /// so far, and the connection.
 pub async fn upgrade(address: &str, path: &str, headers: &[&str]) -> (u16, String, TcpStream, Vec<u8>) {
-    let mut stream = TcpStream::connect(address).await.expect("the hub listens");
+    let stream = TcpStream::connect(address).await.expect("the hub listens");
+    upgrade_over(stream, address, path, headers).await
+}
+
+/// The same over a connection that is there.
+pub async fn upgrade_over<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    address: &str,
+    path: &str,
+    headers: &[&str],
+) -> (u16, String, S, Vec<u8>) {
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -66,6 +77,25 @@ impl Client {
         let welcome = client.json().await;
         assert_eq!(welcome["op"], "welcome", "{welcome}");
         client
+    }
+
+    /// Drops the connection without a goodbye, over whatever waits in it.
+    pub fn reset(self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Opens over a connection that is there.
+    pub async fn over(stream: S, address: &str, path: &str, headers: &[&str]) -> Self {
+        let (status, head, stream, buffer) = upgrade_over(stream, address, path, headers).await;
+        assert_eq!(status, 101, "{head}");
+        Self { stream, buffer }
+    }
+
+    /// What it speaks over.
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Sends a frame as it is: first byte, mask bit, payload.
@@ -109,11 +139,6 @@ impl Client {
     /// Says that nothing more will be sent.
     pub async fn half_close(&mut self) {
         let _ = self.stream.shutdown().await;
-    }
-
-    /// Drops the connection without a goodbye, over whatever waits in it.
-    pub fn reset(self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
     /// The next frame that is not a ping (which is answered).

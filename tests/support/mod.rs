@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // Each test uses a part of it.
 
 pub mod client;
+pub mod pki;
 
 use tickhub::config::Config;
 use tickhub::server::Hub;
@@ -25,7 +26,7 @@ pub async fn hub(text: &str) -> TestHub {
     let config = Config::read(Some(("test.toml", &text)), std::iter::empty()).expect("a sane configuration");
     let hub = tokio::task::spawn_blocking(move || Hub::start(&config)).await.expect("no panic").expect("a hub");
     let ready = hub.ready().clone();
-    let http = ready.http.trim_start_matches("http://").to_owned();
+    let http = ready.http.trim_start_matches("http://").trim_start_matches("https://").to_owned();
     TestHub { hub: Some(hub), http, token: ready.token, _state: state }
 }
 

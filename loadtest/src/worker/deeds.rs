@@ -11,6 +11,7 @@ use crate::{
     measure::{Count, Step},
     pace::Schedule,
     scenario::{Phase, is_in_share},
+    socket::Socket,
 };
 
 /// Sockets that are closed between two looks at the others: the kernel takes some 20 µs for each, and what the others
@@ -65,7 +66,8 @@ impl Worker {
         client.stage = Stage::Connecting;
         let small = is_in_share(self.plan.scenario.spread(client.number), self.plan.scenario.slow_max());
         let socket = self.sources.connect(client.number, self.plan.target.address, small);
-        let added = socket.and_then(|socket| {
+        let tls = self.plan.tls.as_ref();
+        let added = socket.and_then(|stream| Socket::new(stream, tls)).and_then(|socket| {
             epoll::add(&self.epoll, &socket, EventData::new_u64(place as u64), EventFlags::OUT)?;
             Ok(socket)
         });

@@ -8,7 +8,6 @@ mod steps;
 use std::{
     collections::VecDeque,
     io,
-    net::TcpStream,
     os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering, mpsc::SyncSender},
     time::{Duration, Instant},
@@ -29,6 +28,7 @@ use crate::{
     options::Plan,
     pace::Schedule,
     scenario::PerClient,
+    socket::Socket,
     tally::{Tally, stream},
 };
 
@@ -60,7 +60,7 @@ pub struct Worker {
     epoll: OwnedFd,
     clients: Vec<Client>,
     /// Beside `clients`.
-    sockets: Vec<Option<TcpStream>>,
+    sockets: Vec<Option<Socket>>,
     tally: Tally,
     sources: Sources,
     request: Vec<u8>,

@@ -1,6 +1,6 @@
 //! The sockets of one thread: what becomes readable, writable, or ends.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -43,7 +43,7 @@ impl Worker {
 
     /// One read of at most `limit` bytes, judged.
     pub(super) fn read(&mut self, place: usize, limit: usize) {
-        let (client, Some(mut socket)) = (&mut self.clients[place], self.sockets[place].as_ref()) else { return };
+        let (client, Some(socket)) = (&mut self.clients[place], self.sockets[place].as_mut()) else { return };
         let held = client.pending.len();
         if self.buffer.len() < held + READ_BYTES {
             self.buffer.resize(held + READ_BYTES, 0);
@@ -74,8 +74,9 @@ impl Worker {
 
     /// Writes what is to be written; what the socket does not take waits for it.
     pub(super) fn flush(&mut self, place: usize) {
-        let (client, Some(mut socket)) = (&mut self.clients[place], self.sockets[place].as_ref()) else { return };
-        let mut blocked = false;
+        let (client, Some(socket)) = (&mut self.clients[place], self.sockets[place].as_mut()) else { return };
+        // Reading will say what happened, if it failed.
+        let mut blocked = !socket.flush().unwrap_or(true);
         while !client.out.is_empty() && !blocked {
             match socket.write(&client.out) {
                 Ok(written) => drop(client.out.drain(..written)),
@@ -87,7 +88,8 @@ impl Worker {
                 },
             }
         }
-        if !blocked {
+        blocked |= !socket.flush().unwrap_or(true);
+        if client.out.is_empty() {
             client.out = Vec::new();
         }
         if std::mem::replace(&mut client.blocked, blocked) != blocked {

@@ -17,9 +17,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tower::ServiceExt as _;
 
-use super::{Listening, Peer};
+use super::{Listening, Peer, answer_at_once};
+use crate::auth::ClientCertificate;
+use crate::http::Problem;
 use crate::metrics::Gauge;
 use crate::time::{duration_ns, mono};
+use crate::transport::Stream;
+use crate::transport::tls::Accepted;
 
 pub(super) struct Connection {
     listening: Arc<Listening>,
@@ -47,9 +51,15 @@ impl Connection {
     }
 
     pub(super) async fn run(self: Arc<Self>, stream: TcpStream) {
-        let limits = &self.listening.limits;
         let mut stop = self.listening.stop.clone();
-        let service = Requests(Arc::clone(&self));
+        let secured = tokio::select! {
+            secured = self.secure(stream) => secured,
+            // It has asked for nothing yet.
+            () = stop.stopped() => None,
+        };
+        let Some((stream, certificate)) = secured else { return };
+        let limits = &self.listening.limits;
+        let service = Requests(Arc::clone(&self), certificate);
         let mut connection =
             pin!(self.listening.builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let mut deadline = pin!(sleep(limits.idle_timeout.duration()));
@@ -72,6 +82,23 @@ impl Connection {
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    /// Does the handshake of TLS, where that is spoken; what HTTP is spoken over, and the client's
+    /// certificate.
+    async fn secure(&self, stream: TcpStream) -> Option<(Stream, Option<Arc<ClientCertificate>>)> {
+        let Some(acceptor) = &self.listening.tls else { return Some((Stream::plain(stream), None)) };
+        match acceptor.accept(stream).await {
+            Ok(Accepted { stream, certificate }) => Some((stream, certificate)),
+            Err((reason, told)) => {
+                tracing::debug!(peer = %self.peer, reason = reason.as_str(), "not let into TLS");
+                if let Some(stream) = told {
+                    let text = "this port speaks TLS: use https:// or wss://";
+                    answer_at_once(&stream, &Problem::bad_request(text), "");
+                }
+                None
             }
         }
     }
@@ -99,7 +126,7 @@ impl Connection {
 }
 
 /// Gives the requests of one connection to the router.
-struct Requests(Arc<Connection>);
+struct Requests(Arc<Connection>, Option<Arc<ClientCertificate>>);
 
 impl Service<Request<Incoming>> for Requests {
     type Response = Response;
@@ -109,6 +136,9 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.0.began.store(mono(), Ordering::Relaxed);
         request.extensions_mut().insert(Peer(self.0.peer));
+        if let Some(certificate) = &self.1 {
+            request.extensions_mut().insert(Arc::clone(certificate));
+        }
         Box::pin(self.0.listening.router.clone().oneshot(request))
     }
 }

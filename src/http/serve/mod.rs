@@ -18,6 +18,7 @@ use super::{Problem, RequestId};
 use crate::metrics::{self, Counter, Gauge, Registry};
 use crate::shutdown::Stop;
 use crate::time::wall;
+use crate::transport::tls::Acceptor;
 
 pub use limits::ServeLimits;
 
@@ -43,8 +44,24 @@ struct Refusals {
     malformed: Counter,
 }
 
+/// Where connections come from.
+#[derive(Debug)]
+pub struct Listener {
+    /// Their socket.
+    pub socket: TcpListener,
+    /// What they speak TLS with, if they do.
+    pub tls: Option<Arc<Acceptor>>,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, tls: None }
+    }
+}
+
 struct Listening {
     router: Router,
+    tls: Option<Arc<Acceptor>>,
     limits: ServeLimits,
     builder: http1::Builder,
     refusals: Refusals,
@@ -56,15 +73,16 @@ struct Listening {
 ///
 /// `name` tells the listeners apart in metrics. Connections that become something else, such as a
 /// WebSocket, are given away: they count no longer, and the stop does not wait for them. Their
-/// `hyper::upgrade::Upgraded` downcasts to `hyper_util::rt::TokioIo<tokio::net::TcpStream>`.
+/// `hyper::upgrade::Upgraded` downcasts to `hyper_util::rt::TokioIo<crate::transport::Stream>`.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     router: Router,
     limits: ServeLimits,
     name: &'static str,
     registry: Arc<Registry>,
     stop: Stop,
 ) {
+    let Listener { socket: listener, tls } = listener.into();
     let refused = |reason| registry.counter(metrics::HTTP_REFUSED, &[("listener", name), ("reason", reason)]);
     let refusals = Refusals {
         accept_error: refused("accept_error"),
@@ -78,7 +96,7 @@ pub async fn serve(
     let connections = registry.gauge(metrics::CONNECTIONS, &labels);
     let builder = builder(&limits);
     let permits = Arc::new(Semaphore::new(limits.connections_max as usize));
-    let listening = Arc::new(Listening { router, limits, builder, refusals, connections, stop });
+    let listening = Arc::new(Listening { router, tls, limits, builder, refusals, connections, stop });
     accept(&listener, &listening, &permits).await;
     drop(listener);
     // All permits are back once all connections are gone, which the grace sees to.
@@ -150,12 +168,22 @@ fn begin(listening: &Arc<Listening>, stream: TcpStream, peer: SocketAddr, permit
 /// not take at once is lost.
 fn turn_away(listening: &Listening, stream: &TcpStream) {
     listening.refusals.connections_max.increment(1);
-    let id = RequestId::random();
+    if listening.tls.is_some() {
+        // It could read nothing of an answer.
+        return;
+    }
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the hub has too many connections");
+    answer_at_once(stream, &problem, &format!("retry-after: {RETRY_AFTER_SECONDS}\r\n"));
+}
+
+/// Answers whatever was asked in plain text and ends the connection, without waiting for anything.
+fn answer_at_once(stream: &TcpStream, problem: &Problem, headers: &str) {
+    let id = RequestId::random();
     let envelope = problem.envelope(id.as_str(), wall());
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         retry-after: {RETRY_AFTER_SECONDS}\r\nx-request-id: {}\r\nconnection: close\r\n\r\n{envelope}",
+        "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\
+         x-request-id: {}\r\nconnection: close\r\n\r\n{envelope}",
+        problem.status(),
         envelope.len(),
         id.as_str(),
     );

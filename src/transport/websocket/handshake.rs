@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -14,6 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
 use secrecy::SecretString;
 
+use crate::auth::ClientCertificate;
 use crate::wire::Format;
 
 /// The forms of data on offer, each named by its subprotocol.
@@ -60,6 +62,9 @@ pub struct Offer {
     pub subprotocol: Option<&'static str>,
     /// What the URL subscribes to.
     pub subscription: Option<UrlSubscription>,
+    /// The client's certificate, from the extensions of the request. It counts where there is no
+    /// credential.
+    pub certificate: Option<Arc<ClientCertificate>>,
     accept: HeaderValue,
 }
 
@@ -171,7 +176,8 @@ pub fn judge_handshake<B>(request: &Request<B>) -> Result<Offer, Refusal> {
         .or_else(|| bearer.map(Credential::Subprotocol))
         .or_else(|| token.map(Credential::Query))
         .unwrap_or(Credential::None);
-    Ok(Offer { credential, subprotocol: echo, subscription, accept })
+    let certificate = request.extensions().get().cloned();
+    Ok(Offer { credential, subprotocol: echo, subscription, certificate, accept })
 }
 
 const fn bad(reason: &'static str) -> Refusal {

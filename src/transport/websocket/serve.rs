@@ -1,25 +1,18 @@
 //! One WebSocket session's task: reads its socket, and writes it again where it was full.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::net::TcpStream;
 
 use super::frame::{FrameReader, Incoming, Violation};
 use crate::auth::Principal;
 use crate::fanout::SessionId;
 use crate::session::{Admission, Verdict, Verify};
 use crate::transport::handover::{Entry, Handover, Place, Places};
-use crate::transport::worker::{Socket, State, Worker, now};
+use crate::transport::socket::{self, Socket};
+use crate::transport::worker::{State, Worker, now};
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
-
-/// Bytes that the kernel may hold unsent for one socket. What waits longer waits in the outbox,
-/// where it can still be conflated.
-const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 
 /// What a session is opened with.
 pub(in crate::transport) struct Opening {
@@ -46,23 +39,17 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { stream, early, name, format, entry, url, places } = handover;
-    let stream = TcpStream::from_std(stream).ok()?;
-    prepare(&stream);
-    let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
+    let Handover { connection, name, format, entry, url, places } = handover;
+    let (socket, held) = Socket::new(connection).ok()?;
+    let socket = Rc::new(socket);
     let (credential, refused, stranger) = match entry {
         Entry::Good(principal, admission) => (Some((principal, admission)), None, None),
         Entry::Open(place) => (None, None, Some(place)),
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
     let id = worker.open(Rc::clone(&socket), Opening { name, format, credential, refused, stranger, url, places });
-    let peer = Peer {
-        reader: FrameReader::new(worker.config.message_bytes_max),
-        // A copy: what came early is a part of the handshake's whole buffer.
-        held: early.to_vec(),
-        id,
-        gone: false,
-    };
+    let reader = FrameReader::new(worker.config.message_bytes_max);
+    let peer = Peer { reader, held, id, gone: false };
     Some(serve(Rc::clone(worker), socket, peer))
 }
 
@@ -70,13 +57,6 @@ async fn serve(worker: Rc<Worker>, socket: Rc<Socket>, mut peer: Peer) {
     peer.live(&worker, &socket).await;
     let reason = peer.finish(&worker, &socket).await;
     worker.close(peer.id, reason);
-}
-
-/// Socket options. A socket that refuses one works without it.
-fn prepare(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
 }
 
 /// The client's side of a session.
@@ -97,7 +77,7 @@ impl Peer {
                 if socket.failed.get() || state.session_ended(self.id) {
                     return;
                 }
-                (state.fanout.takes_commands(self.id), state.fanout.is_blocked(self.id))
+                (state.fanout.takes_commands(self.id), state.fanout.is_blocked(self.id) || socket.pending() > 0)
             };
             if takes && !self.held.is_empty() {
                 let held = std::mem::take(&mut self.held);
@@ -108,7 +88,7 @@ impl Peer {
                 continue;
             }
             tokio::select! {
-                ready = socket.stream.readable(), if takes => {
+                ready = socket.readable(), if takes => {
                     if ready.is_err() {
                         self.gone = true;
                         return;
@@ -118,8 +98,13 @@ impl Peer {
                         return;
                     }
                 }
-                _ = socket.stream.writable(), if blocked => {
-                    worker.state.borrow_mut().write(self.id, now().mono);
+                _ = socket.writable(), if blocked => {
+                    let state = &mut *worker.state.borrow_mut();
+                    if !state.fanout.is_blocked(self.id) {
+                        // Nothing waits behind it that would send it along.
+                        socket.flush();
+                    }
+                    state.write(self.id, now().mono);
                 }
                 () = socket.nudge.notified() => {}
             }
@@ -152,19 +137,21 @@ impl Peer {
     fn read(&mut self, worker: &Worker, socket: &Socket) -> Read {
         let state = &mut *worker.state.borrow_mut();
         let mut buffer = std::mem::take(&mut state.read_buffer);
-        let read = match socket.stream.try_read(&mut buffer) {
-            Ok(0) => {
+        let mut opened = std::mem::take(&mut state.opened);
+        let read = match socket.read(&mut buffer, &mut opened) {
+            socket::Read::Bytes(bytes) => self.process(state, bytes),
+            socket::Read::Nothing => Read::Empty,
+            socket::Read::End => {
                 self.gone = true;
                 Read::Over
             }
-            Ok(bytes) => self.process(state, &mut buffer[..bytes]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Empty,
-            Err(_) => {
+            socket::Read::Broken(reason) => {
+                state.meters.broken(reason);
                 self.gone = true;
                 Read::Over
             }
         };
-        state.read_buffer = buffer;
+        (state.read_buffer, state.opened) = (buffer, opened);
         read
     }
 
@@ -221,12 +208,13 @@ impl Peer {
         let code = reason.unwrap_or("lost");
         let sent = self.drain_out(worker, socket).await;
         if sent {
-            let _ = socket2::SockRef::from(&socket.stream).shutdown(std::net::Shutdown::Write);
-            // Read away what is still on its way: closing over unread bytes would reset the
-            // connection and could take the close frame with it.
-            let _ = tokio::time::timeout(worker.config.close_timeout, read_away(worker, socket)).await;
+            let away = async {
+                socket.finish().await;
+                read_away(worker, socket).await;
+            };
+            let _ = tokio::time::timeout(worker.config.close_timeout, away).await;
         } else {
-            let _ = socket2::SockRef::from(&socket.stream).set_linger(Some(Duration::ZERO));
+            socket.reset();
         }
         code
     }
@@ -244,7 +232,7 @@ impl Peer {
                 }
             }
             tokio::select! {
-                _ = socket.stream.writable() => worker.state.borrow_mut().write(self.id, now().mono),
+                _ = socket.writable() => worker.state.borrow_mut().write(self.id, now().mono),
                 // The close timeout has passed, or the socket failed.
                 () = socket.nudge.notified() => {}
             }
@@ -252,16 +240,10 @@ impl Peer {
     }
 }
 
+/// Reads away what is still on its way: closing over unread bytes would reset the connection and
+/// could take the close frame with it.
 async fn read_away(worker: &Worker, socket: &Socket) {
-    while socket.stream.readable().await.is_ok() {
-        let state = &mut *worker.state.borrow_mut();
-        match socket.stream.try_read(&mut state.read_buffer) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-    }
+    while socket.readable().await.is_ok() && socket.discard(&mut worker.state.borrow_mut().read_buffer) {}
 }
 
 impl State {
