@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod cli;
 pub mod config;
+mod dial;
 pub mod fanout;
 pub mod http;
 pub mod ingest;
