@@ -10,6 +10,7 @@ pub mod config;
 mod dial;
 pub mod fanout;
 pub mod http;
+pub mod identity;
 pub mod ingest;
 pub mod limits;
 pub mod metrics;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
 use crate::auth::{AuthConfig, check_listen};
+use crate::identity;
 use crate::provider::{ProviderConfig, supervisor};
 use crate::session::SessionConfig;
 use crate::settings::Fault;
@@ -218,6 +219,7 @@ impl Config {
         self.limits.check(faults);
         self.log.check(faults);
         faults.extend(self.auth.faults());
+        identity::check(&self.auth, faults);
         if let Err(reason) = self.supervisor.check() {
             faults.push(key_fault("supervisor", &reason));
         }
@@ -233,8 +235,9 @@ impl Config {
         }
     }
 
-    /// The files that providers read while they run.
+    /// The files that providers and issuers are read from while the hub runs.
     fn check_files(&self, faults: &mut Vec<Fault>) {
+        identity::check_files(&self.auth, faults);
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(fault) = provider.check_files() {
                 faults.push(Fault { key: format!("provider[{index}].{}", fault.key), ..fault });

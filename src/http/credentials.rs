@@ -43,7 +43,6 @@ impl FromRequestParts<Arc<Api>> for Caller {
             let message = "send a token in Authorization: Bearer, or a key in X-API-Key";
             return Err(Problem::unauthorized(ErrorCode::Unauthenticated.as_str(), message));
         };
-        let refused = |error: AuthError| Problem::unauthorized(ErrorCode::InvalidToken.as_str(), error.to_string());
-        api.judge(kind, &text).map(Self).map_err(refused)
+        api.judge(kind, &text).map(Self).map_err(Problem::invalid_token)
     }
 }

@@ -25,6 +25,23 @@ pub struct LeftOut {
     pub symbols: Vec<String>,
 }
 
+/// How the keys of an issuer of tokens are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IssuerHealth {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `current`, `stale` or `missing`.
+    pub state: &'static str,
+    /// How many tokens can be verified with.
+    pub keys: usize,
+    /// How long ago they were fetched; absent where they never were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_age_seconds: Option<u64>,
+    /// Whether the last fetch was good.
+    #[serde(skip)]
+    pub is_current: bool,
+}
+
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -33,6 +50,8 @@ struct Health {
     uptime_seconds: u64,
     instruments: u32,
     feeds: Vec<FeedHealth>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    issuers: Vec<IssuerHealth>,
 }
 
 #[derive(Serialize)]
@@ -45,11 +64,13 @@ struct FeedHealth {
 }
 
 /// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
-/// same members as its details; `degraded` where one of them is not live.
+/// same members as its details; `degraded` where one of them is not live, or the keys of an issuer
+/// could not be fetched.
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let states: Vec<FeedState> = api.store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
-    let status = overall(readiness, &states);
+    let issuers = (api.issuers)();
+    let status = overall(readiness, &states, issuers.iter().all(|issuer| issuer.is_current));
     let feeds = api.store.feeds().map(|(_, feed)| {
         let status = feed.status();
         let mut symbols_left_out = (api.left_out)(&feed.venue);
@@ -69,6 +90,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
         uptime_seconds: mono().saturating_sub(api.started) / 1_000_000_000,
         instruments: api.store.len(),
         feeds: feeds.collect(),
+        issuers,
     };
     if status != "down" {
         return Ok(Json(health).into_response());
@@ -81,11 +103,11 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
     Err(problem.details(json!(health)))
 }
 
-fn overall(readiness: ReadinessState, feeds: &[FeedState]) -> &'static str {
+fn overall(readiness: ReadinessState, feeds: &[FeedState], issuers_current: bool) -> &'static str {
     let down = feeds.iter().all(|state| *state == FeedState::Down);
     if readiness != ReadinessState::Ready || down {
         "down"
-    } else if feeds.iter().all(|state| *state == FeedState::Live) {
+    } else if issuers_current && feeds.iter().all(|state| *state == FeedState::Live) {
         "ok"
     } else {
         "degraded"
@@ -99,7 +121,7 @@ mod tests {
     #[test]
     fn the_worst_counts_but_one_feed_is_enough_to_be_up() {
         use FeedState::{Down, Live, Recovering, Stale};
-        let of = |feeds: &[FeedState]| overall(ReadinessState::Ready, feeds);
+        let of = |feeds: &[FeedState]| overall(ReadinessState::Ready, feeds, true);
         assert_eq!(of(&[Live, Live]), "ok");
         for one in [Stale, Recovering, Down] {
             assert_eq!(of(&[Live, one]), "degraded", "{one:?}");
@@ -107,7 +129,8 @@ mod tests {
         assert_eq!((of(&[Stale]), of(&[Recovering, Down])), ("degraded", "degraded"));
         assert_eq!((of(&[Down, Down]), of(&[])), ("down", "down"));
         for readiness in [ReadinessState::Starting, ReadinessState::Draining] {
-            assert_eq!(overall(readiness, &[Live]), "down");
+            assert_eq!(overall(readiness, &[Live], true), "down");
         }
+        assert_eq!(overall(ReadinessState::Ready, &[Live], false), "degraded", "keys that are old are no outage");
     }
 }

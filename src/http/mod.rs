@@ -31,7 +31,7 @@ use crate::store::Store;
 use crate::time::{Mono, mono};
 
 pub use edge::RequestId;
-pub use health::LeftOut;
+pub use health::{IssuerHealth, LeftOut};
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessState};
 pub use serve::{Peer, ServeLimits, serve};
@@ -60,6 +60,7 @@ pub struct Api {
     readiness: Arc<Readiness>,
     catalog: Catalog,
     left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
+    issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
     started: Mono,
 }
 
@@ -79,13 +80,20 @@ impl Api {
             LeftOut { count: symbols.len() as u64, symbols }
         });
         let catalog = Catalog::default();
-        Self { store, authenticator, registry, readiness, catalog, left_out, started: mono() }
+        let issuers = Box::new(Vec::<IssuerHealth>::new);
+        Self { store, authenticator, registry, readiness, catalog, left_out, issuers, started: mono() }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.
     #[must_use]
     pub fn with_left_out(self, of_venue: impl Fn(&str) -> LeftOut + Send + Sync + 'static) -> Self {
         Self { left_out: Box::new(of_venue), ..self }
+    }
+
+    /// Takes what health says of the issuers of tokens from `issuers`.
+    #[must_use]
+    pub fn with_issuers(self, issuers: impl Fn() -> Vec<IssuerHealth> + Send + Sync + 'static) -> Self {
+        Self { issuers: Box::new(issuers), ..self }
     }
 }
 
