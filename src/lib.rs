@@ -7,8 +7,10 @@
 pub mod auth;
 pub mod cli;
 pub mod config;
+mod dial;
 pub mod fanout;
 pub mod http;
+pub mod identity;
 pub mod ingest;
 pub mod limits;
 pub mod metrics;

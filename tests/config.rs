@@ -229,7 +229,8 @@ fn every_fault_names_key_value_reason_and_what_to_do() {
         ("[[auth.keys]]\nkid = \"k\"\nsecret = 123456789", "hub.toml:3: auth.keys[0].secret: must be a text in quotes"),
         (
             "[[auth.keys]]\nkid = \"k\"\nalg = \"RS256\"\nsecret = \"abcdefghijklmnopqrstuvwxyz012345\"",
-            "hub.toml:3: auth.keys[0].alg = \"RS256\": must be one of HS256; did you mean \"HS256\"?",
+            "hub.toml:3: auth.keys[0].alg = \"RS256\": must be HS256, as the key is a secret; keys that others publish \
+             stand in [[auth.issuers]]",
         ),
         (
             "[[auth.keys]]\nkid = \"k\"\nsecret = \"short-one\"",

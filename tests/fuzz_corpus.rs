@@ -138,6 +138,11 @@ fn credentials() {
 }
 
 #[test]
+fn keys_of_issuers() {
+    replay("jwks");
+}
+
+#[test]
 fn configurations() {
     replay("settings");
 }

@@ -390,8 +390,7 @@ async fn a_new_certificate_is_shown_and_nobody_is_disconnected() {
             }
         }
         let listeners = 2.0;
-        let reloaded =
-            || hub.sum("tickhub_tls_reloads_total", &["result=\"ok\""]) == f64::from(round) * listeners;
+        let reloaded = || hub.sum("tickhub_tls_reloads_total", &["result=\"ok\""]) == f64::from(round) * listeners;
         healthy.until(reloaded).await;
         assert_eq!(shown(&hub).await, new.der.to_vec());
         healthy.next().await;

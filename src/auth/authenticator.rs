@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{DecodingKey, EncodingKey};
+use jsonwebtoken::EncodingKey;
 use secrecy::ExposeSecret as _;
 
 use super::api_key::{ApiKeyHash, id_of};
-use super::claims::{Claims, Header, Parts, SUBJECT_BYTES_MAX, is_name};
 use super::certificate::Known;
+use super::claims::{Claims, Parts, SUBJECT_BYTES_MAX, is_name};
 use super::config::ApiKey;
+use super::issuer::Issuer;
+use super::key::VerifyingKey;
+use super::members::Members;
+use super::ring::KeyRing;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
 use crate::settings::Fault;
-use crate::time::duration_ns;
 
 /// Longest token, in bytes: room for some hundred symbols, and what a stranger can have parsed.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -53,6 +56,9 @@ impl CredentialKind {
 pub struct Principal {
     /// Whose it is: the token's `sub`, the API key's or certificate's owner.
     pub subject: Arc<str>,
+    /// The `iss` of who vouches for it; `None` for the hub itself. The same subject of two issuers
+    /// is two subjects.
+    pub issuer: Option<Arc<str>>,
     /// The role's name.
     pub role: Arc<str>,
     /// What it may have.
@@ -75,6 +81,21 @@ impl Principal {
     pub fn is_admin(&self) -> bool {
         &*self.role == "admin"
     }
+
+    /// Whose it is, apart from the same name of another issuer.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        Account { issuer: self.issuer.clone(), subject: Arc::clone(&self.subject) }
+    }
+}
+
+/// A subject and who vouches for it: what is counted, limited and revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Account {
+    /// The issuer's `iss`; `None` for the hub itself.
+    pub issuer: Option<Arc<str>>,
+    /// The subject.
+    pub subject: Arc<str>,
 }
 
 /// What a token to be signed shall say.
@@ -90,27 +111,11 @@ pub struct TokenRequest {
     pub narrowing: Narrowing,
 }
 
-/// A key that tokens are signed with, bound to its one algorithm.
-struct Key {
+/// The key that the hub signs with.
+struct SigningKey {
     id: String,
     algorithm: Algorithm,
-    verifying: DecodingKey,
-    signing: EncodingKey,
-}
-
-impl Key {
-    fn hmac(id: &str, algorithm: Algorithm, secret: &[u8]) -> Self {
-        let (verifying, signing) = (DecodingKey::from_secret(secret), EncodingKey::from_secret(secret));
-        Self { id: id.to_owned(), algorithm, verifying, signing }
-    }
-}
-
-impl Algorithm {
-    const fn of_library(self) -> jsonwebtoken::Algorithm {
-        match self {
-            Self::HS256 => jsonwebtoken::Algorithm::HS256,
-        }
-    }
+    key: EncodingKey,
 }
 
 pub(super) struct Role {
@@ -118,14 +123,12 @@ pub(super) struct Role {
     pub(super) grant: Arc<Grant>,
 }
 
-/// Judges credentials by one configuration. Immutable: a changed configuration makes another one.
+/// Judges credentials by one configuration. Immutable, save for the keys that issuers publish: a
+/// changed configuration makes another one.
 pub struct Authenticator {
-    issuer: String,
-    audience: String,
-    leeway_ns: i64,
-    default_role: Option<String>,
-    /// Tokens are signed with the first.
-    keys: Vec<Key>,
+    own: Issuer,
+    others: Vec<Issuer>,
+    signing: Option<SigningKey>,
     pub(super) roles: BTreeMap<String, Role>,
     api_keys: BTreeMap<String, ApiKey>,
     pub(super) certificates: Vec<Known>,
@@ -133,7 +136,8 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// From a configuration whose secret files are read; `development` is the key of development
-    /// mode, used only where the configuration has none.
+    /// mode, used only where the configuration has none. The keys of other issuers are not known
+    /// yet: whoever fetches them puts them into [`Self::rings`].
     ///
     /// # Errors
     /// Every [`Fault`] of the section.
@@ -142,14 +146,18 @@ impl Authenticator {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let configured = config
-            .keys
-            .iter()
-            .filter_map(|key| Some(Key::hmac(&key.kid, key.alg, key.secret.as_ref()?.expose_secret().as_bytes())));
-        let mut keys: Vec<_> = configured.collect();
+        let configured = config.keys.iter().filter_map(|key| Some((key.kid.as_str(), key.secret.as_ref()?)));
+        let mut secrets: Vec<(&str, &[u8])> =
+            configured.map(|(id, secret)| (id, secret.expose_secret().as_bytes())).collect();
         if config.is_development() {
-            keys.extend(development.map(|key| Key::hmac(DevelopmentKey::ID, Algorithm::HS256, key.secret())));
+            secrets.extend(development.map(|key| (DevelopmentKey::ID, key.secret())));
         }
+        let signing = secrets.first().map(|(id, secret)| SigningKey {
+            id: (*id).to_owned(),
+            algorithm: Algorithm::HS256,
+            key: EncodingKey::from_secret(secret),
+        });
+        let keys = secrets.iter().map(|(id, secret)| VerifyingKey::secret(id, secret)).collect();
         // There are no faults, as was just checked.
         let grants = config.roles(&mut Vec::new());
         let api_keys = config.api_keys(&grants, &mut Vec::new());
@@ -159,18 +167,36 @@ impl Authenticator {
             (name, role)
         };
         Ok(Self {
-            issuer: config.issuer.clone(),
-            audience: config.audience.clone(),
-            leeway_ns: nanos(config.leeway.duration()),
-            default_role: config.default_role.clone(),
-            keys,
+            own: Issuer::own(config, keys),
+            others: config.issuers.iter().map(|issuer| Issuer::other(issuer, config)).collect(),
+            signing,
             roles: grants.into_iter().map(role).collect(),
             api_keys,
             certificates,
         })
     }
 
-    /// Judges a token. A token without `kid` is accepted where there is only one key.
+    /// Goes on with the published keys that `before` has, of issuers whose keys are still to be had
+    /// from the same place: a new configuration refuses nobody until they are fetched anew.
+    #[must_use]
+    pub fn with_keys_of(mut self, before: &Self) -> Self {
+        for issuer in &mut self.others {
+            let same = |ring: &&Arc<KeyRing>| issuer.ring().is_some_and(|own| own.config().has_keys_of(ring.config()));
+            let known = before.rings().find(same).map(Arc::clone);
+            if let Some(ring) = known {
+                issuer.adopt(&ring);
+            }
+        }
+        self
+    }
+
+    /// The published keys of each issuer other than the hub itself.
+    pub fn rings(&self) -> impl Iterator<Item = &Arc<KeyRing>> {
+        self.others.iter().filter_map(Issuer::ring)
+    }
+
+    /// Judges a token. Its `iss`, of which nothing is known yet, says whose keys to try; with them
+    /// alone it is then verified. A token without `kid` is accepted where there is only one key.
     ///
     /// # Errors
     /// [`AuthError`] says why it is refused.
@@ -179,42 +205,23 @@ impl Authenticator {
             return Err(AuthError::TooLong);
         }
         let parts = Parts::split(token)?;
-        let key = self.key(&parts.header()?)?;
-        let (signed, algorithm) = (parts.signed.as_bytes(), key.algorithm.of_library());
-        match jsonwebtoken::crypto::verify(parts.signature, signed, &key.verifying, algorithm) {
-            Ok(true) => self.principal(parts.claims()?, now),
-            Ok(false) | Err(_) => Err(AuthError::BadSignature),
-        }
+        let (header, members) = (parts.header()?, parts.claims()?);
+        let issuer = self.issuer_of(&members)?;
+        issuer.verify(&header, &parts)?;
+        self.principal(issuer, Claims::read(&members, &issuer.mapping)?, now)
     }
 
-    /// The key that a header names; its algorithm is the key's own, never the header's choice.
-    fn key(&self, header: &Header) -> Result<&Key, AuthError> {
-        let key = match (&header.key_id, self.keys.as_slice()) {
-            (Some(id), keys) => keys.iter().find(|key| key.id == *id).ok_or(AuthError::UnknownKey)?,
-            (None, [only]) => only,
-            (None, []) => return Err(AuthError::UnknownKey),
-            (None, _) => return Err(AuthError::MissingKeyId),
-        };
-        if header.algorithm == key.algorithm.as_str() { Ok(key) } else { Err(AuthError::WrongAlgorithm) }
+    fn issuer_of(&self, members: &Members) -> Result<&Issuer, AuthError> {
+        let iss = members.member("iss").ok_or(AuthError::MissingClaim("iss"))?;
+        let iss = iss.as_str().ok_or(AuthError::BadClaim("iss"))?;
+        let mut all = std::iter::once(&self.own).chain(&self.others);
+        all.find(|issuer| &*issuer.iss == iss).ok_or(AuthError::WrongIssuer)
     }
 
-    fn principal(&self, claims: Claims, now: UnixNanos) -> Result<Principal, AuthError> {
-        let last_moment = UnixNanos(claims.expires.0.saturating_add(self.leeway_ns));
-        if last_moment <= now {
-            return Err(AuthError::Expired);
-        }
-        let soonest = UnixNanos(now.0.saturating_add(self.leeway_ns));
-        if claims.issued > soonest || claims.not_before.is_some_and(|at| at > soonest) {
-            return Err(AuthError::NotYetValid);
-        }
-        if claims.issuer != self.issuer {
-            return Err(AuthError::WrongIssuer);
-        }
-        if !claims.audience.contains(&self.audience) {
-            return Err(AuthError::WrongAudience);
-        }
-        let role = claims.role.as_ref().or(self.default_role.as_ref()).ok_or(AuthError::MissingClaim("role"))?;
-        let role = self.roles.get(role).ok_or(AuthError::UnknownRole)?;
+    fn principal(&self, issuer: &Issuer, claims: Claims, now: UnixNanos) -> Result<Principal, AuthError> {
+        let expires = issuer.end(&claims, now)?;
+        let role = issuer.mapping.role(claims.role.as_ref(), |name| self.roles.contains_key(name))?;
+        let role = self.roles.get(&role).ok_or(AuthError::UnknownRole)?;
         let grant = if claims.narrowing == Narrowing::default() {
             Arc::clone(&role.grant)
         } else {
@@ -222,9 +229,10 @@ impl Authenticator {
         };
         Ok(Principal {
             subject: claims.subject,
+            issuer: issuer.realm().cloned(),
             role: Arc::clone(&role.name),
             grant,
-            expires: Some(if claims.expires > now { claims.expires } else { last_moment }),
+            expires: Some(expires),
             issued: Some(claims.issued),
             token_id: claims.token_id,
             credential: CredentialKind::Jwt,
@@ -252,6 +260,7 @@ impl Authenticator {
         let role = self.roles.get(&known.role).ok_or(AuthError::UnknownRole)?;
         Ok(Principal {
             subject: Arc::from(known.owner.as_str()),
+            issuer: None,
             role: Arc::clone(&role.name),
             grant: Arc::clone(&role.grant),
             expires: known.expires,
@@ -266,7 +275,7 @@ impl Authenticator {
     /// # Errors
     /// [`SignError`] where there is no key, or where the hub would refuse the token.
     pub fn sign(&self, request: &TokenRequest, now: UnixNanos) -> Result<String, SignError> {
-        let key = self.keys.first().ok_or(SignError::NoKey)?;
+        let signing = self.signing.as_ref().ok_or(SignError::NoKey)?;
         if !self.roles.contains_key(&request.role) {
             let known: Vec<_> = self.roles.keys().map(String::as_str).collect();
             return Err(SignError::UnknownRole(request.role.clone(), known.join(", ")));
@@ -279,10 +288,11 @@ impl Authenticator {
         }
         let token_id = random::<TOKEN_ID_BYTES>().ok_or(SignError::Random)?;
         let claims = self.claims(request, &URL_SAFE_NO_PAD.encode(token_id), now);
-        let header = serde_json::json!({ "alg": key.algorithm.as_str(), "typ": "JWT", "kid": key.id });
+        let header = serde_json::json!({ "alg": signing.algorithm.as_str(), "typ": "JWT", "kid": signing.id });
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let signed = format!("{header}.{claims}");
-        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key.signing, key.algorithm.of_library());
+        let algorithm = signing.algorithm.of_library();
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &signing.key, algorithm);
         let token = format!("{signed}.{}", signature.map_err(|_| SignError::Signing)?);
         if token.len() > TOKEN_BYTES_MAX { Err(SignError::TooLong) } else { Ok(token) }
     }
@@ -292,8 +302,8 @@ impl Authenticator {
         let seconds = i64::try_from(request.ttl.as_secs()).unwrap_or(i64::MAX);
         let mut claims = serde_json::json!({
             "sub": request.subject,
-            "iss": self.issuer,
-            "aud": self.audience,
+            "iss": &*self.own.iss,
+            "aud": self.own.audience(),
             "iat": issued,
             "exp": issued.saturating_add(seconds),
             "jti": token_id,
@@ -322,13 +332,9 @@ impl Authenticator {
     }
 }
 
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration_ns(duration)).unwrap_or(i64::MAX)
-}
-
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (keys, api_keys) = (self.keys.len(), self.api_keys.len());
-        f.debug_struct("Authenticator").field("keys", &keys).field("api_keys", &api_keys).finish_non_exhaustive()
+        let (issuers, api_keys) = (1 + self.others.len(), self.api_keys.len());
+        f.debug_struct("Authenticator").field("issuers", &issuers).field("api_keys", &api_keys).finish_non_exhaustive()
     }
 }

@@ -268,6 +268,7 @@ impl Authenticator {
         let Some(role) = self.roles.get(&known.role) else { return Some(Err(AuthError::UnknownRole)) };
         Some(Ok(Principal {
             subject: Arc::from(known.owner.as_str()),
+            issuer: None,
             role: Arc::clone(&role.name),
             grant: Arc::clone(&role.grant),
             expires: Some(certificate.not_after),

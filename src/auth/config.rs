@@ -1,4 +1,4 @@
-//! The `[auth]` section: keys, roles and API keys.
+//! The `[auth]` section: keys, roles and API keys; issuers have a module of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::api_key::{ApiKeyHash, is_api_key_id};
 use super::certificate::{CertificateConfig, Known};
 use super::claims::{SUBJECT_BYTES_MAX, depth_within, is_name};
-use super::{ChannelSet, Grant, Narrowing, Patience, Policies};
+use super::issuer_config::{self, IssuerConfig};
+use super::{Algorithm, ChannelSet, Grant, Narrowing, Patience, Policies};
 use crate::model::{Channel, Overflow, Pattern, UnixNanos};
 use crate::settings::{Fault, Span, parse_utc};
 
@@ -22,7 +23,7 @@ const SECRET_DISTINCT_BYTES_MIN: usize = 8;
 /// Most bytes of a file with a secret, so that a wrong path cannot fill the memory.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest leeway: what is more than clocks differ by only keeps ended tokens alive.
-const LEEWAY_MAX: Span = Span::seconds(300);
+pub(super) const LEEWAY_MAX: Span = Span::seconds(300);
 
 /// Who may connect. Without keys and API keys the hub runs in development mode.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -38,6 +39,8 @@ pub struct AuthConfig {
     pub default_role: Option<String>,
     /// Keys that tokens are signed with. `tickhub token` signs with the first.
     pub keys: Vec<KeyConfig>,
+    /// Who else signs tokens for this hub, with keys of their own.
+    pub issuers: Vec<IssuerConfig>,
     /// Roles, by name. Those of `viewer`, `analyst` and `admin` change the built-in ones.
     pub roles: BTreeMap<String, RoleConfig>,
     /// API keys.
@@ -54,27 +57,10 @@ impl Default for AuthConfig {
             leeway: Span::seconds(5),
             default_role: None,
             keys: Vec::new(),
+            issuers: Vec::new(),
             roles: BTreeMap::new(),
             api_keys: Vec::new(),
             certificates: Vec::new(),
-        }
-    }
-}
-
-/// The algorithm that belongs to a key, whatever a token's header says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub enum Algorithm {
-    /// HMAC with SHA-256.
-    #[default]
-    HS256,
-}
-
-impl Algorithm {
-    /// Its name in a token's header.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::HS256 => "HS256",
         }
     }
 }
@@ -300,10 +286,10 @@ pub(super) struct ApiKey {
 }
 
 impl AuthConfig {
-    /// Whether the hub would run in development mode: no key, no API key, no certificate.
+    /// Whether the hub would run in development mode: no key, no API key, no certificate and no other issuer.
     #[must_use]
     pub fn is_development(&self) -> bool {
-        self.keys.is_empty() && self.api_keys.is_empty() && self.certificates.is_empty()
+        self.keys.is_empty() && self.api_keys.is_empty() && self.certificates.is_empty() && self.issuers.is_empty()
     }
 
     /// Reads every `secret_file` into its `secret`. The only part that touches the disk.
@@ -344,6 +330,7 @@ impl AuthConfig {
         }
         self.api_keys(&roles, &mut faults);
         self.certificates(&roles, &mut faults);
+        issuer_config::check(&self.issuers, &self.issuer, &roles, &mut faults);
         faults
     }
 
@@ -360,6 +347,11 @@ impl AuthConfig {
             }
             if !seen.insert(&key.kid) {
                 faults.push(Fault::new(format!("{path}.kid"), &key.kid, "is another key's too; give each its own"));
+            }
+            if key.alg != Algorithm::HS256 {
+                let reason =
+                    "must be HS256, as the key is a secret; keys that others publish stand in [[auth.issuers]]";
+                faults.push(Fault::new(format!("{path}.alg"), key.alg.as_str(), reason));
             }
             match (&key.secret, &key.secret_file) {
                 (Some(secret), _) => {
@@ -452,7 +444,7 @@ impl AuthConfig {
     }
 }
 
-fn unknown_role(path: &str, role: &str, roles: &BTreeMap<String, Grant>) -> Fault {
+pub(super) fn unknown_role(path: &str, role: &str, roles: &BTreeMap<String, Grant>) -> Fault {
     let known: Vec<_> = roles.keys().map(String::as_str).collect();
     Fault::new(path, role, format!("is not a role; known are {}", known.join(", ")))
 }

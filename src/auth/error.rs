@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Why a credential is refused. Whoever sent it must come with another one; trying again is
-/// useless, save for [`Self::NotYetValid`]. Its text repeats nothing of the credential, so it may
+/// useless, save for [`Self::NotYetValid`] and where [`Self::may_pass`] says so. Its text repeats nothing of the credential, so it may
 /// be sent to the client and be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthError {
@@ -17,6 +17,11 @@ pub enum AuthError {
     WrongAlgorithm,
     /// No key has this `kid`.
     UnknownKey,
+    /// Its issuer has published no key of this `kid`, as far as is known; what it publishes is
+    /// fetched anew for that.
+    UnpublishedKey,
+    /// The keys of its issuer could not be fetched yet.
+    NoKeysYet,
     /// No `kid`, and more than one key.
     MissingKeyId,
     /// The signature is not this key's.
@@ -51,6 +56,8 @@ impl AuthError {
             Self::UnsupportedHeader => "unsupported_header",
             Self::WrongAlgorithm => "wrong_algorithm",
             Self::UnknownKey => "unknown_key",
+            Self::UnpublishedKey => "unpublished_key",
+            Self::NoKeysYet => "no_keys_yet",
             Self::MissingKeyId => "missing_key_id",
             Self::BadSignature => "bad_signature",
             Self::Expired => "expired",
@@ -66,6 +73,14 @@ impl AuthError {
     }
 }
 
+impl AuthError {
+    /// Whether the same credential may be good once its issuer's keys have been fetched.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::UnpublishedKey | Self::NoKeysYet)
+    }
+}
+
 impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -74,6 +89,8 @@ impl fmt::Display for AuthError {
             Self::UnsupportedHeader => "the token's header asks for what is not supported",
             Self::WrongAlgorithm => "the token's algorithm is not its key's",
             Self::UnknownKey => "the token's key is not known",
+            Self::UnpublishedKey => "the token's key is not among those of its issuer (yet); try again",
+            Self::NoKeysYet => "the keys of the token's issuer are not known yet; try again",
             Self::MissingKeyId => "the token's header must name its key in \"kid\"",
             Self::BadSignature => "the token's signature is wrong",
             Self::Expired => "the credential has expired",

@@ -11,19 +11,37 @@ mod config;
 mod development;
 mod error;
 mod grant;
+mod issuer;
+mod issuer_config;
+#[cfg(test)]
+mod issuer_tests;
+mod jwks;
+#[cfg(test)]
+mod jwks_tests;
+mod key;
+mod mapping;
+mod members;
 mod patience;
+mod ring;
+#[cfg(test)]
+#[path = "../../tests/support/signer.rs"]
+mod signer;
 #[cfg(test)]
 mod tests;
 
 pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
-pub use authenticator::{Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
+pub use authenticator::{Account, Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
 pub use certificate::{CertificateConfig, ClientCertificate, not_after};
 pub use claims::SUBJECT_BYTES_MAX;
-pub use config::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
+pub use config::{ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
 pub use development::{DevelopmentKey, KeyFileError, OpenToStrangers, check_listen};
 pub use error::{AuthError, SignError};
 pub use grant::{ChannelSet, GRANT_PATTERNS_MAX, Grant, NO_LIMIT, Narrowing, TooManyPatterns};
+pub use issuer_config::{Audience, ClaimsConfig, IssuerConfig, RoleOfConfig};
+pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX, JwksError, KeySet, SkipReason};
+pub use key::Algorithm;
 pub use patience::{Patience, Policies};
+pub use ring::KeyRing;
 
 /// Bytes from the system's generator; `None` where it has none.
 fn random<const N: usize>() -> Option<[u8; N]> {

@@ -39,5 +39,7 @@ fn credentials(auth: &AuthConfig) -> String {
     }
     let kids: Vec<_> = auth.keys.iter().map(|key| key.kid.as_str()).collect();
     let keys = if kids.is_empty() { "no keys for tokens".to_owned() } else { format!("keys {}", kids.join(", ")) };
-    format!("{keys}; API keys: {}; certificates: {}", auth.api_keys.len(), auth.certificates.len())
+    let names: Vec<_> = auth.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+    let issuers = if names.is_empty() { String::new() } else { format!("; issuers {}", names.join(", ")) };
+    format!("{keys}; API keys: {}; certificates: {}{issuers}", auth.api_keys.len(), auth.certificates.len())
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
 use crate::auth::{AuthConfig, check_listen};
+use crate::identity;
 use crate::provider::{ProviderConfig, supervisor};
 use crate::session::SessionConfig;
 use crate::settings::Fault;
@@ -223,6 +224,7 @@ impl Config {
             let reason = "need server.tls.client_auth: without it no client is asked for a certificate";
             faults.push(Fault::hidden("auth.certificates", reason));
         }
+        identity::check(&self.auth, faults);
         if let Err(reason) = self.supervisor.check() {
             faults.push(key_fault("supervisor", &reason));
         }
@@ -238,11 +240,12 @@ impl Config {
         }
     }
 
-    /// The files that listeners and providers read while they run.
+    /// The files that listeners, providers and issuers are read from while the hub runs.
     fn check_files(&self, faults: &mut Vec<Fault>) {
         for (path, tls) in self.server.tls().into_iter().filter(|(_, tls)| tls.is_on()) {
             faults.extend(Material::check(tls, path));
         }
+        identity::check_files(&self.auth, faults);
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(fault) = provider.check_files() {
                 faults.push(Fault { key: format!("provider[{index}].{}", fault.key), ..fault });

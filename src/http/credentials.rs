@@ -38,17 +38,16 @@ impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let refused = |error: AuthError| Problem::unauthorized(ErrorCode::InvalidToken.as_str(), error.to_string());
         let Some((kind, text)) = header_credential(&parts.headers)? else {
             let shown = parts.extensions.get::<Arc<ClientCertificate>>();
             if let Some(judged) = shown.and_then(|shown| api.authenticator.certificate(shown, wall())) {
                 let judged = judged.inspect_err(|error| api.count_refused(error.as_str()));
-                return judged.map(Self).map_err(refused);
+                return judged.map(Self).map_err(Problem::invalid_token);
             }
             api.count_refused("missing");
             let message = "send a token in Authorization: Bearer, or a key in X-API-Key";
             return Err(Problem::unauthorized(ErrorCode::Unauthenticated.as_str(), message));
         };
-        api.judge(kind, &text).map(Self).map_err(refused)
+        api.judge(kind, &text).map(Self).map_err(Problem::invalid_token)
     }
 }

@@ -39,6 +39,23 @@ pub struct CertificateHealth {
     pub good: bool,
 }
 
+/// How the keys of an issuer of tokens are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IssuerHealth {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `current`, `stale` or `missing`.
+    pub state: &'static str,
+    /// How many tokens can be verified with.
+    pub keys: usize,
+    /// How long ago they were fetched; absent where they never were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_age_seconds: Option<u64>,
+    /// Whether the last fetch was good.
+    #[serde(skip)]
+    pub is_current: bool,
+}
+
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -48,6 +65,8 @@ struct Health {
     instruments: u32,
     feeds: Vec<FeedHealth>,
     certificates: Vec<CertificateHealth>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    issuers: Vec<IssuerHealth>,
 }
 
 #[derive(Serialize)]
@@ -60,13 +79,15 @@ struct FeedHealth {
 }
 
 /// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
-/// same members as its details; `degraded` where one of them is not live, or a
-/// listener's certificate ends soon.
+/// same members as its details; `degraded` where one of them is not live, the keys of an issuer could
+/// not be fetched, or a listener's certificate ends soon.
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let states: Vec<FeedState> = api.store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
-    let certificates = (api.certificates)();
-    let status = overall(readiness, &states, certificates.iter().all(|certificate| certificate.good));
+    let (certificates, issuers) = ((api.certificates)(), (api.issuers)());
+    let good =
+        certificates.iter().all(|certificate| certificate.good) && issuers.iter().all(|issuer| issuer.is_current);
+    let status = overall(readiness, &states, good);
     let feeds = api.store.feeds().map(|(_, feed)| {
         let status = feed.status();
         let mut symbols_left_out = (api.left_out)(&feed.venue);
@@ -87,6 +108,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
         instruments: api.store.len(),
         feeds: feeds.collect(),
         certificates,
+        issuers,
     };
     if status != "down" {
         return Ok(Json(health).into_response());
@@ -99,11 +121,11 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
     Err(problem.details(json!(health)))
 }
 
-fn overall(readiness: ReadinessState, feeds: &[FeedState], certificates: bool) -> &'static str {
+fn overall(readiness: ReadinessState, feeds: &[FeedState], others_good: bool) -> &'static str {
     let down = feeds.iter().all(|state| *state == FeedState::Down);
     if readiness != ReadinessState::Ready || down {
         "down"
-    } else if certificates && feeds.iter().all(|state| *state == FeedState::Live) {
+    } else if others_good && feeds.iter().all(|state| *state == FeedState::Live) {
         "ok"
     } else {
         "degraded"
@@ -127,6 +149,6 @@ mod tests {
         for readiness in [ReadinessState::Starting, ReadinessState::Draining] {
             assert_eq!(overall(readiness, &[Live], true), "down");
         }
-        assert_eq!(overall(ReadinessState::Ready, &[Live], false), "degraded");
+        assert_eq!(overall(ReadinessState::Ready, &[Live], false), "degraded", "keys that are old are no outage");
     }
 }

@@ -31,7 +31,7 @@ use crate::store::Store;
 use crate::time::{Mono, mono};
 
 pub use edge::RequestId;
-pub use health::{CertificateHealth, LeftOut};
+pub use health::{CertificateHealth, IssuerHealth, LeftOut};
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessState};
 pub use serve::{Listener, Peer, ServeLimits, serve};
@@ -61,6 +61,7 @@ pub struct Api {
     catalog: Catalog,
     left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
     certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
+    issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
     started: Mono,
 }
 
@@ -80,8 +81,9 @@ impl Api {
             LeftOut { count: symbols.len() as u64, symbols }
         });
         let catalog = Catalog::default();
-        let certificates = Box::new(Vec::new);
-        Self { store, authenticator, registry, readiness, catalog, left_out, certificates, started: mono() }
+        let certificates = Box::new(Vec::<CertificateHealth>::new);
+        let issuers = Box::new(Vec::<IssuerHealth>::new);
+        Self { store, authenticator, registry, readiness, catalog, left_out, certificates, issuers, started: mono() }
     }
 
     /// Takes what health lists of the listeners' certificates from `now`.
@@ -94,6 +96,12 @@ impl Api {
     #[must_use]
     pub fn with_left_out(self, of_venue: impl Fn(&str) -> LeftOut + Send + Sync + 'static) -> Self {
         Self { left_out: Box::new(of_venue), ..self }
+    }
+
+    /// Takes what health says of the issuers of tokens from `issuers`.
+    #[must_use]
+    pub fn with_issuers(self, issuers: impl Fn() -> Vec<IssuerHealth> + Send + Sync + 'static) -> Self {
+        Self { issuers: Box::new(issuers), ..self }
     }
 }
 

@@ -6,9 +6,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::auth::AuthError;
 use crate::model::UnixNanos;
 use crate::time::rfc3339;
 use crate::transport::websocket::Refusal;
+use crate::wire::ErrorCode;
+
+/// After which the keys of a token's issuer, if they can be had, are there; in seconds.
+const KEYS_SECONDS: u32 = 1;
 
 /// An answer that is an error. Handlers return it, the WebSocket's upgrade too; the edge of the
 /// router adds the request's id and the time, and writes the envelope.
@@ -43,6 +48,12 @@ impl Problem {
             r#"Bearer realm="tickhub""#
         };
         Self::new(StatusCode::UNAUTHORIZED, code, message).header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+
+    /// 401 for a credential that is refused; where another try may help, with a `Retry-After`.
+    pub(super) fn invalid_token(error: AuthError) -> Self {
+        let problem = Self::unauthorized(ErrorCode::InvalidToken.as_str(), error.to_string());
+        if error.may_pass() { problem.retry_after(KEYS_SECONDS) } else { problem }
     }
 
     /// What an answer of `status` without a body of ours means.

@@ -78,7 +78,7 @@ fn not_offered(refusal: &Refusal) -> Problem {
 fn not_admitted(refused: &Refused) -> Problem {
     match refused {
         Refused::BadRequest(reason) => Problem::bad_request(reason.as_str()),
-        Refused::Unauthenticated(error) => Problem::unauthorized("invalid_token", error.to_string()),
+        Refused::Unauthenticated(error) => Problem::invalid_token(*error),
         Refused::Full => {
             let text = "the hub has as many sessions as it can; come back later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text).retry_after(RETRY_AFTER_SECONDS)

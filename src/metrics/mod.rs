@@ -89,6 +89,11 @@ metric_names! {
     COMMANDS = "tickhub_commands_total", Counter, "Commands of sessions, by operation";
     COMMAND_ERRORS = "tickhub_command_errors_total", Counter, "Commands refused, by code";
     AUTH_REFUSED = "tickhub_auth_refusals_total", Counter, "Credentials refused, by reason";
+    ISSUER_KEYS = "tickhub_issuer_keys", Gauge, "Keys of an issuer that tokens can be verified with";
+    ISSUER_KEYS_SKIPPED = "tickhub_issuer_keys_skipped", Gauge, "Keys of an issuer that are not used, by reason";
+    ISSUER_KEYS_AGE = "tickhub_issuer_keys_age_seconds", Gauge, "Time since the keys of an issuer were last fetched, or first tried to be";
+    ISSUER_FETCHES = "tickhub_issuer_fetches_total", Counter, "Fetches of an issuer's keys, by outcome";
+    ISSUER_UNKNOWN_KEYS = "tickhub_issuer_unknown_keys_total", Counter, "Tokens of an issuer that named a key which it has not published";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
     TLS_HANDSHAKES = "tickhub_tls_handshakes_total", Counter, "Handshakes of TLS done, by listener, version and whether resumed";

@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{Authenticator, DevelopmentKey, check_listen};
 use crate::config::{Config, LogFormat};
-use crate::http::{self, Api, Readiness, ReadinessState};
+use crate::http::{self, Api, IssuerHealth, Readiness, ReadinessState};
+use crate::identity::{Freshness, Identity};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
@@ -40,6 +41,10 @@ const CONTROL_NICE: i32 = 5;
 /// How long the threads may take to end after everyone has been told to go.
 const END_GRACE: Duration = Duration::from_secs(3);
 
+/// How long a hub that starts waits for the keys of issuers. Without them their subscribers would
+/// be refused; behind it they are, until the keys come.
+const KEYS_WAIT: Duration = Duration::from_secs(3);
+
 /// A running hub. Dropping it ends it without a drain.
 pub struct Hub {
     ready: Ready,
@@ -53,6 +58,8 @@ pub struct Hub {
     workers: Vec<JoinHandle<()>>,
     feeds: Vec<JoinHandle<()>>,
     drain: Duration,
+    /// Follows the keys of issuers for as long as it is there.
+    _identity: Identity,
     control: Option<Runtime>,
 }
 
@@ -77,12 +84,9 @@ impl Hub {
         }
         observe(&common);
 
-        let control = Builder::new_multi_thread()
-            .worker_threads(config.server.control_threads)
-            .thread_name("control")
-            .on_thread_start(lower_priority)
-            .enable_all()
-            .build()?;
+        let control = control_runtime(config.server.control_threads)?;
+        let identity = Identity::new(control.handle().clone(), Arc::clone(&registry));
+        identity.follow(&authenticator);
         let workers = match config.server.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(crate::limits::WORKERS_MAX),
             threads => threads,
@@ -99,6 +103,7 @@ impl Hub {
             authenticator: Arc::clone(&authenticator),
             admissions: admissions.clone(),
             connections_max,
+            fetched: identity.fetched(),
         });
         let meters = Arc::new(Meters::new(&registry));
         let stops = (&drain, &worker_stop);
@@ -123,8 +128,9 @@ impl Hub {
             Arc::clone(&registry),
             Arc::clone(&readiness),
         );
-        let api = Arc::new(api.with_certificates(certificates));
+        let api = Arc::new(api.with_certificates(certificates).with_issuers(issuers_of(&identity)));
         let (listen, ops) = control.block_on(async {
+            identity.settled(KEYS_WAIT).await;
             anyhow::Ok((
                 bind(config.server.listen, "server.listen")?,
                 bind(config.server.ops_listen, "server.ops_listen")?,
@@ -168,6 +174,7 @@ impl Hub {
             workers,
             feeds,
             drain: config.timeouts.drain.duration() + config.timeouts.close.duration(),
+            _identity: identity,
             control: Some(control),
         })
     }
@@ -270,6 +277,19 @@ fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     socket.listen(BACKLOG).with_context(fix)
 }
 
+/// What health says of the issuers of tokens.
+fn issuers_of(identity: &Identity) -> impl Fn() -> Vec<IssuerHealth> + Send + Sync + use<> {
+    let observer = identity.observer();
+    let health = |status: crate::identity::IssuerStatus| IssuerHealth {
+        name: status.name,
+        state: status.freshness.as_str(),
+        keys: status.keys,
+        keys_age_seconds: status.age.map(|age| age.as_secs()),
+        is_current: status.freshness == Freshness::Current,
+    };
+    move || observer().into_iter().map(health).collect()
+}
+
 /// The epoch of this process's numbering.
 fn epoch() -> anyhow::Result<String> {
     let mut bytes = [0; 8];
@@ -298,6 +318,11 @@ fn observe(common: &Common) {
         max.set(rings.bytes_max as f64);
         refused.absolute(rings.refused);
     });
+}
+
+fn control_runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_name("control").on_thread_start(lower_priority).enable_all().build()
 }
 
 /// Handshakes, tokens and REST give way to the data side.

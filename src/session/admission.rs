@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 
-use crate::auth::Principal;
+use crate::auth::{Account, Principal};
 
 /// Sessions by subject.
 #[derive(Clone, Debug, Default)]
 pub struct Admissions {
-    open: Arc<DashMap<Arc<str>, u32>>,
+    open: Arc<DashMap<Account, u32>>,
 }
 
 /// One session's place among its subject's; dropping it gives the place back.
 #[derive(Debug)]
 pub struct Admission {
-    open: Arc<DashMap<Arc<str>, u32>>,
-    subject: Arc<str>,
+    open: Arc<DashMap<Account, u32>>,
+    account: Account,
 }
 
 impl Admissions {
@@ -24,12 +24,13 @@ impl Admissions {
     #[must_use]
     pub fn admit(&self, principal: &Principal, connections_max: u32) -> Option<Admission> {
         let max = principal.grant.connections().min(connections_max);
-        let mut count = self.open.entry(Arc::clone(&principal.subject)).or_insert(0);
+        let account = principal.account();
+        let mut count = self.open.entry(account.clone()).or_insert(0);
         if *count >= max {
             return None;
         }
         *count += 1;
-        Some(Admission { open: Arc::clone(&self.open), subject: Arc::clone(&principal.subject) })
+        Some(Admission { open: Arc::clone(&self.open), account })
     }
 
     /// Subjects with at least one session.
@@ -41,9 +42,9 @@ impl Admissions {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        if let Some(mut count) = self.open.get_mut(&self.subject) {
+        if let Some(mut count) = self.open.get_mut(&self.account) {
             *count -= 1;
         }
-        self.open.remove_if(&self.subject, |_, count| *count == 0);
+        self.open.remove_if(&self.account, |_, count| *count == 0);
     }
 }

@@ -305,7 +305,7 @@ impl Session {
         now: Now,
     ) -> Option<Arc<Principal>> {
         match verdict {
-            Verdict::Good(principal, _) if principal.subject == held.subject => {
+            Verdict::Good(principal, _) if principal.account() == held.account() => {
                 self.set_expiry(principal.expires, now);
                 self.bucket.set_rate(principal.grant.commands_per_second().min(self.config.commands_per_second));
                 // Under the old grant, whose it is: behind the answer nothing of it may come.

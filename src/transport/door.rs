@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handover::{Entry, Handover, Place, Places, Verifier};
 use super::stream::Leaving;
@@ -15,6 +16,10 @@ use crate::session::{Admissions, Meters, Verdict, Verify};
 use crate::time;
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
+
+/// How long a token that comes in band waits for its issuer's keys: below the timeout of the
+/// authentication that it is part of.
+const KEYS_WAIT: Duration = Duration::from_secs(2);
 
 /// One worker, as the control side sees it.
 #[derive(Clone, Debug)]
@@ -175,6 +180,26 @@ pub struct ControlVerifier {
     pub admissions: Admissions,
     /// Sessions that one subject may have.
     pub connections_max: u32,
+    /// Changes whenever the keys of an issuer have been fetched.
+    pub fetched: watch::Receiver<u64>,
+}
+
+/// Judges a token; one whose key is not known yet again, each time that keys have been fetched,
+/// for a bounded time.
+async fn patiently(
+    authenticator: &Authenticator,
+    token: &str,
+    mut fetched: watch::Receiver<u64>,
+) -> Result<Principal, AuthError> {
+    fetched.mark_unchanged();
+    let mut judged = authenticator.token(token, time::wall());
+    let again = async {
+        while judged.as_ref().is_err_and(|error| error.may_pass()) && fetched.changed().await.is_ok() {
+            judged = authenticator.token(token, time::wall());
+        }
+    };
+    let _ = tokio::time::timeout(KEYS_WAIT, again).await;
+    judged
 }
 
 impl Verifier for ControlVerifier {
@@ -182,8 +207,9 @@ impl Verifier for ControlVerifier {
         let (sender, receiver) = oneshot::channel();
         let authenticator = Arc::clone(&self.authenticator);
         let (admissions, connections_max) = (self.admissions.clone(), self.connections_max);
+        let fetched = self.fetched.clone();
         self.runtime.spawn(async move {
-            let verdict = match authenticator.token(verify.token.expose_secret(), time::wall()) {
+            let verdict = match patiently(&authenticator, verify.token.expose_secret(), fetched).await {
                 Err(error) => Verdict::Bad(error),
                 Ok(principal) if verify.first => match admissions.admit(&principal, connections_max) {
                     Some(admission) => Verdict::Good(Arc::new(principal), Some(admission)),

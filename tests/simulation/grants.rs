@@ -82,6 +82,7 @@ pub(crate) fn principal(grant: usize, subject: &str) -> Arc<Principal> {
     };
     Arc::new(Principal {
         subject: subject.into(),
+        issuer: None,
         role: grant.to_string().into(),
         grant: Arc::new(Grant::everything().narrow(&narrowing).expect("few patterns").with_patience(patience)),
         expires: None,

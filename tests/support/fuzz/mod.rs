@@ -4,6 +4,7 @@
 
 mod frames;
 mod handshake;
+mod jwks;
 mod settings;
 mod tokens;
 mod venue;
@@ -22,6 +23,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("venue", venue::venue),
     ("rows", venue::rows),
     ("tokens", tokens::tokens),
+    ("jwks", jwks::jwks),
     ("settings", settings::settings),
 ];
 
