@@ -15,7 +15,7 @@ use super::claims::{Claims, Header, Parts, SUBJECT_BYTES_MAX, is_name};
 use super::config::ApiKey;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
-use crate::settings::Fault;
+use crate::settings::{Fault, Span};
 use crate::time::duration_ns;
 
 /// Longest token, in bytes: room for some hundred symbols, and what a stranger can have parsed.
@@ -122,6 +122,8 @@ pub struct Authenticator {
     /// Tokens are signed with the first.
     keys: Vec<Key>,
     roles: BTreeMap<String, Role>,
+    /// The delays that there are worlds of.
+    delays: Vec<Duration>,
     api_keys: BTreeMap<String, ApiKey>,
 }
 
@@ -158,6 +160,7 @@ impl Authenticator {
             default_role: config.default_role.clone(),
             keys,
             roles: grants.into_iter().map(role).collect(),
+            delays: config.delays(),
             api_keys,
         })
     }
@@ -210,7 +213,8 @@ impl Authenticator {
         let grant = if claims.narrowing == Narrowing::default() {
             Arc::clone(&role.grant)
         } else {
-            Arc::new(role.grant.narrow(&claims.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?)
+            let grant = role.grant.narrow(&claims.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?;
+            Arc::new(grant.in_world(&self.delays).ok_or(AuthError::BadClaim("delay"))?)
         };
         Ok(Principal {
             subject: claims.subject,
@@ -294,13 +298,14 @@ impl Authenticator {
         let narrowing = &request.narrowing;
         let symbols = narrowing.symbols.as_ref().map(|all| all.iter().map(Pattern::as_str).collect::<Vec<_>>().into());
         let channels = narrowing.channels.map(|set| set.iter().map(Channel::as_str).collect::<Vec<_>>().into());
-        let optional: [(&str, Option<serde_json::Value>); 6] = [
+        let optional: [(&str, Option<serde_json::Value>); 7] = [
             ("symbols", symbols),
             ("channels", channels),
             ("max_rate", narrowing.max_rate.map(|rate| rate.get().into())),
             ("depth", narrowing.depth.map(Depth::wire).map(Into::into)),
             ("connections", narrowing.connections.map(Into::into)),
             ("subscriptions", narrowing.subscriptions.map(Into::into)),
+            ("delay", narrowing.delay.map(|delay| Span(delay).to_string().into())),
         ];
         for (name, value) in optional.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             claims[name] = value;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::{AuthError, ChannelSet, Narrowing};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
+use crate::settings::Span;
 
 /// Longest `sub`, in bytes: it stands in each session and in logs.
 pub const SUBJECT_BYTES_MAX: usize = 256;
@@ -104,6 +106,7 @@ impl Claims {
                 depth: members.optional("depth", |value| count(value).map(depth_within))?,
                 connections: members.optional("connections", count)?,
                 subscriptions: members.optional("subscriptions", count)?,
+                delay: members.optional("delay", delay)?,
             },
         })
     }
@@ -116,6 +119,14 @@ pub(super) fn depth_within(levels: u32) -> Depth {
         1..10 => Depth::One,
         10..50 => Depth::Ten,
         50.. => Depth::Fifty,
+    }
+}
+
+/// A span of time: seconds, or a text as in the configuration.
+fn delay(value: Value) -> Option<Duration> {
+    match value {
+        Value::String(text) => text.parse().ok().map(Span::duration),
+        seconds => seconds.as_u64().map(Duration::from_secs),
     }
 }
 
