@@ -2,6 +2,7 @@
 
 mod ready;
 mod threads;
+mod worlds;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,7 +29,8 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 pub use ready::Ready;
 
 use ready::Draft;
-use threads::{Common, Joints, start_feeds, start_workers};
+use threads::Common;
+use worlds::{Data, start_data};
 
 /// What the listeners' sockets may have waiting in the kernel.
 const BACKLOG: u32 = 4096;
@@ -82,11 +84,6 @@ impl Hub {
             .on_thread_start(lower_priority)
             .enable_all()
             .build()?;
-        let workers = match config.server.worker_threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(crate::limits::WORKERS_MAX),
-            threads => threads,
-        };
-        let mut joints = Joints::new(config.server.feed_threads, workers, &registry);
         let (http_stopper, http_stop) = stop_signal();
         let (drain_stopper, drain) = stop_signal();
         let (worker_stopper, worker_stop) = stop_signal();
@@ -100,13 +97,12 @@ impl Hub {
             connections_max,
         });
         let meters = Arc::new(Meters::new(&registry));
-        let stops = (&drain, &worker_stop);
-        let (doors, workers) = start_workers(config, &mut joints, &common, &verifier, &meters, stops)?;
-        let feeds = start_feeds(config, &mut joints, &common, &feed_stop)?;
+        let data = start_data(config, &common, verifier, &meters, [&drain, &worker_stop, &feed_stop])?;
+        let Data { workers, feeds, worlds, delayed } = data;
 
         show_bounds(config, &registry);
         let door = Door::new(
-            doors,
+            worlds,
             (config.limits.sessions, config.limits.unauthenticated),
             connections_max,
             Arc::clone(&authenticator),
@@ -114,12 +110,13 @@ impl Hub {
             meters,
         );
         let readiness = Arc::new(Readiness::default());
-        let api = Arc::new(Api::new(
+        let api = Api::new(
             Arc::clone(&common.store),
             Arc::clone(&authenticator),
             Arc::clone(&registry),
             Arc::clone(&readiness),
-        ));
+        );
+        let api = Arc::new(api.with_delayed(delayed));
         let (listen, ops) = control.block_on(async {
             anyhow::Ok((
                 bind(config.server.listen, "server.listen")?,

@@ -6,10 +6,12 @@ mod handover;
 mod meters;
 mod shedding;
 mod worker;
+mod worlds;
 
 pub mod websocket;
 
 pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
-pub use handover::{Entry, Handover, Place, Places, Verifier};
+pub use handover::{Entry, Handover, Moved, Place, Places, Verifier};
 pub use meters::WorkerMeters;
 pub use worker::{DrainConfig, WorkerParts, run};
+pub use worlds::Worlds;
