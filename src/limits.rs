@@ -13,6 +13,17 @@ pub const WORKERS_MAX: usize = 64;
 /// Wire formats: a stream's interest is one word of bits for each.
 pub const FORMATS_MAX: usize = 2;
 
+/// Delays of roles that differ: each takes a store, a delay line for each feed thread, and threads
+/// of its own.
+pub const DELAYS_MAX: usize = 4;
+
+/// Least bytes of one delay line: the largest book that is held, whole, and room beside it.
+pub const DELAY_LINE_BYTES_MIN: usize = 16 * 1024 * 1024;
+
+/// Bytes of a typical record of a delay line: a quote has 80, a trade 64 to 128, a change of two
+/// levels of a book 120.
+pub const DELAY_RECORD_BYTES: usize = 100;
+
 /// Events that wait for one worker from one feed thread. At 200,000 events a second this is
 /// 80 ms of a worker that does nothing else; beyond that its subscribers are told of a gap.
 pub const LANE_EVENTS_MAX: usize = 16_384;

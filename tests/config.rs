@@ -82,6 +82,7 @@ fn the_example_shows_every_default_as_it_is_in_the_code() {
         backlog_bytes: Some(262_144),
         write_stall: Some(Span::seconds(10)),
         catch_up: Some(Span::seconds(10)),
+        delay: Some(Span::seconds(900)),
         ..built_in
     };
     assert_eq!(roles["viewer"], with_samples);

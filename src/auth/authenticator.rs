@@ -20,7 +20,7 @@ use super::members::Members;
 use super::ring::KeyRing;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
-use crate::settings::Fault;
+use crate::settings::{Fault, Span};
 
 /// Longest token, in bytes: room for some hundred symbols, and what a stranger can have parsed.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -130,6 +130,8 @@ pub struct Authenticator {
     others: Vec<Issuer>,
     signing: Option<SigningKey>,
     pub(super) roles: BTreeMap<String, Role>,
+    /// The delays that there are worlds of.
+    delays: Vec<Duration>,
     api_keys: BTreeMap<String, ApiKey>,
     pub(super) certificates: Vec<Known>,
 }
@@ -171,6 +173,7 @@ impl Authenticator {
             others: config.issuers.iter().map(|issuer| Issuer::other(issuer, config)).collect(),
             signing,
             roles: grants.into_iter().map(role).collect(),
+            delays: config.delays(),
             api_keys,
             certificates,
         })
@@ -225,7 +228,8 @@ impl Authenticator {
         let grant = if claims.narrowing == Narrowing::default() {
             Arc::clone(&role.grant)
         } else {
-            Arc::new(role.grant.narrow(&claims.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?)
+            let grant = role.grant.narrow(&claims.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?;
+            Arc::new(grant.in_world(&self.delays).ok_or(AuthError::BadClaim("delay"))?)
         };
         Ok(Principal {
             subject: claims.subject,
@@ -312,13 +316,14 @@ impl Authenticator {
         let narrowing = &request.narrowing;
         let symbols = narrowing.symbols.as_ref().map(|all| all.iter().map(Pattern::as_str).collect::<Vec<_>>().into());
         let channels = narrowing.channels.map(|set| set.iter().map(Channel::as_str).collect::<Vec<_>>().into());
-        let optional: [(&str, Option<serde_json::Value>); 6] = [
+        let optional: [(&str, Option<serde_json::Value>); 7] = [
             ("symbols", symbols),
             ("channels", channels),
             ("max_rate", narrowing.max_rate.map(|rate| rate.get().into())),
             ("depth", narrowing.depth.map(Depth::wire).map(Into::into)),
             ("connections", narrowing.connections.map(Into::into)),
             ("subscriptions", narrowing.subscriptions.map(Into::into)),
+            ("delay", narrowing.delay.map(|delay| Span(delay).to_string().into())),
         ];
         for (name, value) in optional.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             claims[name] = value;

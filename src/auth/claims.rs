@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -10,6 +11,7 @@ use super::mapping::Mapping;
 use super::members::{ClaimPath, Members};
 use super::{AuthError, ChannelSet, Narrowing};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
+use crate::settings::Span;
 
 /// Longest `sub` and `jti`, in bytes: they stand in each session and in logs.
 pub const SUBJECT_BYTES_MAX: usize = 256;
@@ -126,6 +128,7 @@ impl Claims {
                 depth: members.optional(&mapping.depth, "depth", |value| count(value).map(depth_within))?,
                 connections: members.optional(&mapping.connections, "connections", count)?,
                 subscriptions: members.optional(&mapping.subscriptions, "subscriptions", count)?,
+                delay: members.optional(&mapping.delay, "delay", delay)?,
             },
         })
     }
@@ -146,6 +149,14 @@ pub(super) fn depth_within(levels: u32) -> Depth {
         1..10 => Depth::One,
         10..50 => Depth::Ten,
         50.. => Depth::Fifty,
+    }
+}
+
+/// A span of time: seconds, or a text as in the configuration.
+fn delay(value: &Value) -> Option<Duration> {
+    match value {
+        Value::String(text) => text.parse().ok().map(Span::duration),
+        seconds => seconds.as_u64().map(Duration::from_secs),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use super::certificate::{CertificateConfig, Known};
 use super::claims::{SUBJECT_BYTES_MAX, depth_within, is_name};
 use super::issuer_config::{self, IssuerConfig};
 use super::{Algorithm, ChannelSet, Grant, Narrowing, Patience, Policies};
+use crate::limits::DELAYS_MAX;
 use crate::model::{Channel, Overflow, Pattern, UnixNanos};
 use crate::settings::{Fault, Span, parse_utc};
 
@@ -24,6 +26,8 @@ const SECRET_DISTINCT_BYTES_MIN: usize = 8;
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest leeway: what is more than clocks differ by only keeps ended tokens alive.
 pub(super) const LEEWAY_MAX: Span = Span::seconds(300);
+/// Longest delay: what is older is history, which a store for it should tell.
+const DELAY_MAX: Span = Span::seconds(24 * 3600);
 
 /// Who may connect. Without keys and API keys the hub runs in development mode.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -111,6 +115,8 @@ pub struct RoleConfig {
     pub write_stall: Option<Span>,
     /// For which snapshots and resumed events that wait do not count as a backlog.
     pub catch_up: Option<Span>,
+    /// How much later than live everything is seen; 0 is live.
+    pub delay: Option<Span>,
 }
 
 /// An API key, as `tickhub api-key new` writes it.
@@ -160,6 +166,7 @@ impl RoleConfig {
             overflow: Some(Overflow::ALL.map(|policy| policy.as_str().to_owned()).to_vec()),
             write_stall: None,
             catch_up: None,
+            delay: None,
         })
     }
 
@@ -177,6 +184,7 @@ impl RoleConfig {
             overflow: self.overflow.or(other.overflow),
             write_stall: self.write_stall.or(other.write_stall),
             catch_up: self.catch_up.or(other.catch_up),
+            delay: self.delay.or(other.delay),
         }
     }
 
@@ -190,7 +198,11 @@ impl RoleConfig {
             depth: self.depth.map(depth_within),
             connections: self.connections,
             subscriptions: self.subscriptions,
+            delay: self.delay.map(Span::duration),
         };
+        if let Some(delay) = self.delay.filter(|delay| *delay > DELAY_MAX) {
+            faults.push(Fault::new(format!("{path}.delay"), delay.to_string(), format!("must be at most {DELAY_MAX}")));
+        }
         let zero = "must be at least 1; leave it out for no limit";
         let counts =
             [("max_rate", self.max_rate), ("connections", self.connections), ("subscriptions", self.subscriptions)];
@@ -328,10 +340,28 @@ impl AuthConfig {
         if let Some(role) = self.default_role.as_ref().filter(|role| !roles.contains_key(*role)) {
             faults.push(unknown_role("auth.default_role", role, &roles));
         }
+        let delays = self.delays();
+        if delays.len() > DELAYS_MAX {
+            let listed: Vec<String> = delays.iter().map(|delay| Span(*delay).to_string()).collect();
+            let reason = format!(
+                "the roles have {} different delays ({}), and at most {DELAYS_MAX} are kept: each is a world of its \
+                 own; let roles share one",
+                delays.len(),
+                listed.join(", "),
+            );
+            faults.push(Fault::hidden("auth.roles", reason));
+        }
         self.api_keys(&roles, &mut faults);
         self.certificates(&roles, &mut faults);
         issuer_config::check(&self.issuers, &self.issuer, &roles, &mut faults);
         faults
+    }
+
+    /// The delays of the roles, each once, the shortest first: each is a world of its own.
+    #[must_use]
+    pub fn delays(&self) -> Vec<Duration> {
+        let delays = self.roles.values().filter_map(|role| role.delay).map(Span::duration);
+        delays.filter(|delay| !delay.is_zero()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn key_faults(&self, faults: &mut Vec<Fault>) {

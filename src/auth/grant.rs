@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Patience;
 use crate::model::{Channel, Depth, InstrumentId, Pattern};
@@ -84,6 +85,8 @@ pub struct Narrowing {
     pub connections: Option<u32>,
     /// Entries of one session.
     pub subscriptions: Option<u32>,
+    /// How much later than live everything is seen at least.
+    pub delay: Option<Duration>,
 }
 
 /// More than [`GRANT_PATTERNS_MAX`] patterns would be left.
@@ -104,6 +107,7 @@ pub struct Grant {
     subscriptions: u32,
     commands_per_second: u32,
     patience: Patience,
+    delay: Duration,
 }
 
 impl Grant {
@@ -119,6 +123,7 @@ impl Grant {
             subscriptions: NO_LIMIT,
             commands_per_second: NO_LIMIT,
             patience: Patience::UNLIMITED,
+            delay: Duration::ZERO,
         }
     }
 
@@ -142,7 +147,20 @@ impl Grant {
             subscriptions: self.subscriptions.min(narrowing.subscriptions.unwrap_or(NO_LIMIT)),
             commands_per_second: self.commands_per_second,
             patience: self.patience,
+            delay: self.delay.max(narrowing.delay.unwrap_or(Duration::ZERO)),
         })
+    }
+
+    /// The same grant in the least delayed of the worlds of `delays` that is delayed by as much as
+    /// the grant at least; the live one has no place among them. `None` where there is none: less
+    /// delay is never an answer.
+    #[must_use]
+    pub fn in_world(self, delays: &[Duration]) -> Option<Self> {
+        if self.delay.is_zero() {
+            return Some(self);
+        }
+        let delay = *delays.iter().filter(|delay| **delay >= self.delay).min()?;
+        Some(Self { delay, ..self })
     }
 
     /// The same grant with at most `commands_per_second`.
@@ -249,6 +267,12 @@ impl Grant {
         self.commands_per_second
     }
 
+    /// How much later than live everything is seen; zero is live.
+    #[must_use]
+    pub const fn delay(&self) -> Duration {
+        self.delay
+    }
+
     /// How slow its sessions may be.
     #[must_use]
     pub const fn patience(&self) -> &Patience {
@@ -318,6 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn a_delayed_grant_is_never_in_a_world_of_less_delay() {
+        let delays = [2, 900].map(Duration::from_secs);
+        let world = |seconds| {
+            let narrowing = Narrowing { delay: Some(Duration::from_secs(seconds)), ..Narrowing::default() };
+            let grant = Grant::everything().narrow(&narrowing).expect("few").in_world(&delays);
+            grant.map(|grant| grant.delay().as_secs())
+        };
+        assert_eq!([0, 1, 2, 3, 900, 901].map(world), [Some(0), Some(2), Some(2), Some(900), Some(900), None]);
+    }
+
+    #[test]
     fn patterns_that_multiply_without_end_are_refused() {
         let heads: Vec<_> = (0..100).map(|n| Pattern::parse(&format!("*:H{n:03}*")).expect("valid")).collect();
         let venues: Vec<_> = (0..100).map(|n| Pattern::parse(&format!("V{n:03}:*")).expect("valid")).collect();
@@ -341,14 +376,16 @@ mod tests {
             proptest::option::of(depth),
             proptest::option::of(0u32..5),
             proptest::option::of(0u32..5),
+            proptest::option::of((0u64..5).prop_map(Duration::from_secs)),
         )
-            .prop_map(|(symbols, channels, max_rate, depth, connections, subscriptions)| Narrowing {
+            .prop_map(|(symbols, channels, max_rate, depth, connections, subscriptions, delay)| Narrowing {
                 symbols,
                 channels,
                 max_rate,
                 depth,
                 connections,
                 subscriptions,
+                delay,
             })
     }
 
@@ -374,6 +411,7 @@ mod tests {
             }
             prop_assert_eq!(both.connections(), a.connections().min(b.connections()));
             prop_assert_eq!(both.subscriptions(), a.subscriptions().min(b.subscriptions()));
+            prop_assert_eq!(both.delay(), a.delay().max(b.delay()));
             // In whatever order they meet, the grant is the same object to an interner.
             prop_assert_eq!(both, b.narrow(&role).expect("few"));
         }

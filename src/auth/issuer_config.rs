@@ -101,6 +101,8 @@ pub struct ClaimsConfig {
     pub connections: Option<String>,
     /// Entries of one session.
     pub subscriptions: Option<String>,
+    /// How much later than live everything is seen at least.
+    pub delay: Option<String>,
 }
 
 /// A value of the role's claim, and the role that it means.
@@ -283,7 +285,7 @@ impl IssuerConfig {
 }
 
 impl ClaimsConfig {
-    fn named(&self) -> [(&'static str, &Option<String>); 8] {
+    fn named(&self) -> [(&'static str, &Option<String>); 9] {
         [
             ("subject", &self.subject),
             ("role", &self.role),
@@ -293,6 +295,7 @@ impl ClaimsConfig {
             ("depth", &self.depth),
             ("connections", &self.connections),
             ("subscriptions", &self.subscriptions),
+            ("delay", &self.delay),
         ]
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct Mapping {
     pub(super) depth: ClaimPath,
     pub(super) connections: ClaimPath,
     pub(super) subscriptions: ClaimPath,
+    pub(super) delay: ClaimPath,
 }
 
 impl Mapping {
@@ -65,6 +66,7 @@ impl Mapping {
             depth: path(&claims.depth, "depth"),
             connections: path(&claims.connections, "connections"),
             subscriptions: path(&claims.subscriptions, "subscriptions"),
+            delay: path(&claims.delay, "delay"),
         }
     }
 

@@ -92,6 +92,42 @@ fn claims_narrow_the_role() {
 }
 
 #[test]
+fn a_claim_lengthens_a_delay_to_one_that_there_is() {
+    let role = |symbols: &str, delay| RoleConfig {
+        symbols: Some(vec![symbols.into()]),
+        delay: Some(Span::seconds(delay)),
+        ..RoleConfig::default()
+    };
+    let roles = [("short", 60), ("long", 900), ("none", 0)].map(|(name, delay)| (name.to_owned(), role("*", delay)));
+    let config = AuthConfig { roles: roles.into_iter().collect(), ..config() };
+    assert_eq!(config.delays(), [60, 900].map(Duration::from_secs));
+    let hub = authenticator(&config);
+    let delay = |role: &str, claim: Value| {
+        let token = signed(&claims(&json!({"role": role, "delay": claim})));
+        hub.token(&token, NOW).map(|principal| principal.grant.delay().as_secs()).map_err(AuthError::as_str)
+    };
+    for (role, claim, seconds) in [
+        ("short", json!(0), 60),
+        ("short", json!(61), 900),
+        ("short", json!("1m"), 60),
+        ("long", json!("15m"), 900),
+        ("long", json!(1), 900),
+        ("none", json!(0), 0),
+        ("none", json!("1ms"), 60),
+        ("admin", json!(900), 900),
+    ] {
+        assert_eq!(delay(role, claim.clone()), Ok(seconds), "{role} {claim}");
+    }
+    assert_eq!(delay("none", json!(901)), Err("bad_claim"), "there is no world of so much delay");
+    assert_eq!(delay("long", json!(u64::MAX)), Err("bad_claim"));
+    let roles = (0..6).map(|delay| (format!("r{delay}"), role("*", delay))).collect();
+    let said = faults(&AuthConfig { roles, ..config.clone() }).join("; ");
+    assert!(said.contains("5 different delays (1s, 2s, 3s, 4s, 5s), and at most 4"), "{said}");
+    let roles = [("old".to_owned(), role("*", 86_401))].into();
+    assert!(faults(&AuthConfig { roles, ..config }).join("; ").contains("auth.roles.old.delay"));
+}
+
+#[test]
 fn a_depth_between_two_is_the_smaller_one() {
     for (claim, depth) in [(1, Depth::One), (9, Depth::One), (10, Depth::Ten), (49, Depth::Ten), (50, Depth::Fifty)] {
         assert_eq!(judge(&json!({"depth": claim})).expect("good").grant.depth(), depth, "{claim}");
@@ -124,6 +160,7 @@ fn a_narrowing_claim_that_cannot_be_read_is_refused_and_never_ignored() {
         "depth": [-1, 10.5, "all", [10]],
         "connections": [-1, 1e3, "2"],
         "subscriptions": [-1, 0.1, {}],
+        "delay": [-1, 0.5, 1e3, "15", "15 m", "", true, [900]],
         "nbf": ["1700000000", true, []],
         "jti": [7, "", "a\nb"],
         "role": [7, ["viewer"]],
@@ -320,6 +357,7 @@ fn a_token_that_the_hub_signs_is_a_token_that_it_takes() {
         depth: Some(Depth::One),
         connections: Some(4),
         subscriptions: Some(5),
+        delay: None,
     };
     let ttl = Duration::from_secs(60);
     let request = TokenRequest { subject: "bob".into(), role: "viewer".into(), ttl, narrowing: narrowing.clone() };

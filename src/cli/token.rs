@@ -58,6 +58,10 @@ pub(super) struct TokenArgs {
     /// At most so many entries of one session.
     #[arg(long, value_name = "COUNT")]
     subscriptions: Option<u32>,
+    /// At least so much later than live: a whole number and ms, s, m, h or d. A role must have this
+    /// delay, or a longer one.
+    #[arg(long, value_name = "SPAN")]
+    delay: Option<Span>,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -91,6 +95,7 @@ pub(super) fn run(args: &TokenArgs, out: &mut dyn Write, err: &mut dyn Write) ->
         depth: args.depth,
         connections: args.connections,
         subscriptions: args.subscriptions,
+        delay: args.delay.map(Span::duration),
     };
     let (subject, role, ttl) = (args.subject.clone(), args.role.clone(), args.ttl.duration());
     let now = time::wall();

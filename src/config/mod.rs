@@ -4,6 +4,7 @@
 //! every fault is told with its key, its place, and what to do. `config/tickhub.example.toml`
 //! names every key; a test keeps it equal to the defaults here.
 
+mod delay;
 mod explain;
 mod layers;
 mod sections;
@@ -15,6 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use delay::DelayConfig;
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
 use crate::auth::{AuthConfig, check_listen};
@@ -43,6 +45,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Who may connect.
     pub auth: AuthConfig,
+    /// What delayed worlds take.
+    pub delay: DelayConfig,
     /// Venues, each with its `kind` and the settings of that kind.
     pub provider: Vec<ProviderConfig>,
     /// How every provider is kept running.
@@ -58,6 +62,7 @@ impl Default for Config {
             timeouts: TimeoutsConfig::default(),
             limits: LimitsConfig::default(),
             auth: AuthConfig::default(),
+            delay: DelayConfig::default(),
             provider: vec![ProviderConfig::Sim(Default::default())],
             supervisor: supervisor::Config::default(),
             log: LogConfig::default(),
@@ -225,6 +230,7 @@ impl Config {
             faults.push(Fault::hidden("auth.certificates", reason));
         }
         identity::check(&self.auth, faults);
+        self.delay.check(&self.auth.delays(), self.server.feed_threads, faults);
         if let Err(reason) = self.supervisor.check() {
             faults.push(key_fault("supervisor", &reason));
         }

@@ -180,8 +180,8 @@ pub struct LimitsConfig {
 }
 
 const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-const GIB: usize = 1024 * MIB;
+pub(super) const MIB: usize = 1024 * KIB;
+pub(super) const GIB: usize = 1024 * MIB;
 
 impl Default for LimitsConfig {
     fn default() -> Self {
@@ -259,7 +259,7 @@ impl LogConfig {
     }
 }
 
-fn within(faults: &mut Vec<Fault>, key: &str, value: usize, least: usize, most: usize) {
+pub(super) fn within(faults: &mut Vec<Fault>, key: &str, value: usize, least: usize, most: usize) {
     if !(least..=most).contains(&value) {
         faults.push(Fault::new(key, value, format!("must be from {least} to {most}")));
     }

@@ -139,7 +139,13 @@ pub struct Shed {
 impl Fanout {
     /// Has what its sessions hold counted in `budget`.
     pub fn share(&mut self, budget: Arc<Budget>) {
+        self.share_as(budget, self.worker);
+    }
+
+    /// The same in place `place`, where workers of several stores share a budget.
+    pub fn share_as(&mut self, budget: Arc<Budget>, place: usize) {
         self.budget = Some(budget);
+        self.budget_place = place;
     }
 
     /// Bytes that its sessions hold.
@@ -180,7 +186,7 @@ impl Fanout {
             // Who has nothing has no worse session than another worker.
             self.held.worst = 0;
         }
-        budget.publish(self.worker, &self.held);
+        budget.publish(self.budget_place, &self.held);
         if self.held.bytes == 0 || budget.bytes() <= budget.bytes_max {
             return;
         }
@@ -189,8 +195,8 @@ impl Fanout {
         while budget.bytes() > budget.low() {
             let Some((bytes, Reverse(session))) = worst.last().copied() else { break };
             self.held.worst = bytes;
-            budget.publish(self.worker, &self.held);
-            if budget.bytes() <= budget.high() && budget.worse_elsewhere(self.worker, bytes) {
+            budget.publish(self.budget_place, &self.held);
+            if budget.bytes() <= budget.high() && budget.worse_elsewhere(self.budget_place, bytes) {
                 break;
             }
             worst.pop();
@@ -200,10 +206,10 @@ impl Fanout {
             self.ended.push(session);
             self.end(session, CloseCode::Overloaded, "too much waits for all slow sessions together", false);
             self.touch(session);
-            budget.publish(self.worker, &self.held);
+            budget.publish(self.budget_place, &self.held);
         }
         self.held.worst = worst.last().map_or(0, |(bytes, _)| *bytes);
-        budget.publish(self.worker, &self.held);
+        budget.publish(self.budget_place, &self.held);
     }
 
     /// Sessions for which something waits, the one with the most last; among equals the one with

@@ -244,6 +244,14 @@ impl LaneWriter {
         self.waker.appended();
     }
 
+    /// Has the worker resynchronize, as behind a full lane: what is in the store is newer than
+    /// what it was told.
+    pub fn lose(&mut self) {
+        self.losses += 1;
+        self.shared.losses.store(self.losses, Ordering::Release);
+        self.waker.appended();
+    }
+
     /// Wakes the worker for what was appended since it was last woken.
     pub fn flush(&self) {
         self.waker.flush();

@@ -134,6 +134,8 @@ pub struct Fanout {
     /// What the sessions hold, and the hub's budget for it.
     pub(super) held: Held,
     pub(super) budget: Option<Arc<Budget>>,
+    /// Its place among those who share the budget.
+    pub(super) budget_place: usize,
     pub(super) shed: Vec<Shed>,
     /// When the last turn or write was; monotonic ns.
     pub(super) now: u64,
@@ -171,6 +173,7 @@ impl Fanout {
             ended: Vec::new(),
             held: Held::default(),
             budget: None,
+            budget_place: worker,
             shed: Vec::new(),
             now: 0,
             counts: Counts::default(),
@@ -305,6 +308,18 @@ impl Fanout {
     #[must_use]
     pub fn close_code(&self, session: SessionId) -> Option<CloseCode> {
         self.sessions.get(session as usize)?.close
+    }
+
+    /// What a session's events come in.
+    #[must_use]
+    pub fn format(&self, session: SessionId) -> Option<Format> {
+        self.sessions.get(session as usize).map(|sub| sub.format)
+    }
+
+    /// Whether nothing waits to be written to the session.
+    #[must_use]
+    pub fn is_idle(&self, session: SessionId) -> bool {
+        self.sessions.get(session as usize).is_none_or(|sub| sub.turn.is_empty() && sub.outbox.is_empty())
     }
 
     /// Whether the session's socket failed.

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::json;
 
+use super::world::World;
 use super::{Api, Problem, ReadinessState};
+use crate::auth::Grant;
 use crate::model::FeedState;
 use crate::time::{mono, rfc3339};
+use crate::transport::websocket::header_credential;
 
 /// Symbols that health lists of one venue: enough to see what kind they are.
 const LEFT_OUT_LISTED_MAX: usize = 100;
@@ -81,16 +84,25 @@ struct FeedHealth {
 /// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
 /// same members as its details; `degraded` where one of them is not live, the keys of an issuer could
 /// not be fetched, or a listener's certificate ends soon.
-pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
-    let states: Vec<FeedState> = api.store.feeds().map(|(_, feed)| feed.status().state).collect();
+///
+/// Asks for no credential; who shows one that is delayed is told of the feeds as of then.
+pub(super) async fn health(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
+    let store = &world_of(&api, &headers)?.store;
+    let states: Vec<FeedState> = store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
     let (certificates, issuers) = ((api.certificates)(), (api.issuers)());
     let good =
         certificates.iter().all(|certificate| certificate.good) && issuers.iter().all(|issuer| issuer.is_current);
     let status = overall(readiness, &states, good);
-    let feeds = api.store.feeds().map(|(_, feed)| {
+    let feeds = store.feeds().map(|(_, feed)| {
         let status = feed.status();
-        let mut symbols_left_out = (api.left_out)(&feed.venue);
+        let mut symbols_left_out = match &api.left_out {
+            Some(of_venue) => of_venue(&feed.venue),
+            None => {
+                let symbols = feed.left_out();
+                LeftOut { count: symbols.len() as u64, symbols }
+            }
+        };
         symbols_left_out.symbols.truncate(LEFT_OUT_LISTED_MAX);
         FeedHealth {
             venue: feed.venue.to_string(),
@@ -105,7 +117,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
         readiness: readiness.as_str(),
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: mono().saturating_sub(api.started) / 1_000_000_000,
-        instruments: api.store.len(),
+        instruments: store.len(),
         feeds: feeds.collect(),
         certificates,
         issuers,
@@ -119,6 +131,15 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
     };
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "down", format!("the hub is down: {reason}"));
     Err(problem.details(json!(health)))
+}
+
+/// The live world, but for a credential that is good and delayed.
+fn world_of<'a>(api: &'a Api, headers: &HeaderMap) -> Result<&'a World, Problem> {
+    let shown = header_credential(headers).ok().flatten();
+    match shown.and_then(|(kind, text)| api.judge(kind, &text).ok()) {
+        Some(principal) => api.world(&principal.grant),
+        None => api.world(&Grant::everything()),
+    }
 }
 
 fn overall(readiness: ReadinessState, feeds: &[FeedState], others_good: bool) -> &'static str {

@@ -14,8 +14,10 @@ mod serve;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -37,7 +39,7 @@ pub use readiness::{Readiness, ReadinessState};
 pub use serve::{Listener, Peer, ServeLimits, serve};
 pub use upgrade::upgrade_router;
 
-use instruments::Catalog;
+use world::World;
 
 /// Where subscribers find the hub's health; open to everyone.
 pub const PATH_HEALTH: &str = "/api/v1/health";
@@ -54,12 +56,12 @@ pub const PATH_WEBSOCKET: &str = "/api/v1/ws/prices";
 
 /// What the HTTP interface is about.
 pub struct Api {
-    store: Arc<Store>,
+    /// The live one first.
+    worlds: Vec<World>,
     authenticator: Arc<Authenticator>,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
-    catalog: Catalog,
-    left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
+    left_out: Option<Box<dyn Fn(&str) -> LeftOut + Send + Sync>>,
     certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
     issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
     started: Mono,
@@ -74,16 +76,10 @@ impl Api {
         registry: Arc<Registry>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        let by_venue = Arc::clone(&store);
-        let left_out = Box::new(move |venue: &str| {
-            let symbols = by_venue.feeds().find(|(_, feed)| &*feed.venue == venue).map(|(_, feed)| feed.left_out());
-            let symbols = symbols.unwrap_or_default();
-            LeftOut { count: symbols.len() as u64, symbols }
-        });
-        let catalog = Catalog::default();
         let certificates = Box::new(Vec::<CertificateHealth>::new);
         let issuers = Box::new(Vec::<IssuerHealth>::new);
-        Self { store, authenticator, registry, readiness, catalog, left_out, certificates, issuers, started: mono() }
+        let worlds = vec![World::new(Duration::ZERO, store)];
+        Self { worlds, authenticator, registry, readiness, left_out: None, certificates, issuers, started: mono() }
     }
 
     /// Takes what health lists of the listeners' certificates from `now`.
@@ -92,10 +88,17 @@ impl Api {
         Self { certificates: Box::new(now), ..self }
     }
 
+    /// The same, with what callers see who are delayed.
+    #[must_use]
+    pub fn with_delayed(mut self, stores: impl IntoIterator<Item = (Duration, Arc<Store>)>) -> Self {
+        self.worlds.extend(stores.into_iter().map(|(delay, store)| World::new(delay, store)));
+        self
+    }
+
     /// Takes what health lists as left out of a venue from `of_venue`.
     #[must_use]
     pub fn with_left_out(self, of_venue: impl Fn(&str) -> LeftOut + Send + Sync + 'static) -> Self {
-        Self { left_out: Box::new(of_venue), ..self }
+        Self { left_out: Some(Box::new(of_venue)), ..self }
     }
 
     /// Takes what health says of the issuers of tokens from `issuers`.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::delay::{CoreState, Recorder};
 use super::publisher::{Publisher, Stage};
 use crate::fanout::{BookUpdate, Event, Standing, Update};
 use crate::metrics::Counter;
@@ -36,13 +37,13 @@ pub(super) struct FeedCounters {
 
 /// When a book changed.
 #[derive(Clone, Copy)]
-struct Change {
-    ts_event: Option<UnixNanos>,
-    received: Received,
+pub(super) struct Change {
+    pub(super) ts_event: Option<UnixNanos>,
+    pub(super) received: Received,
 }
 
 /// The state of one book stream of an instrument.
-enum DepthState {
+pub(super) enum DepthState {
     /// Nobody wants it, or nobody has been served yet.
     Idle,
     /// Numbered; the window that its subscribers have, and the change that made it: a book may
@@ -55,15 +56,15 @@ enum DepthState {
 /// The writer behind an [`Instrument`], also reached by the requests of workers.
 pub(super) struct Core {
     id: InstrumentId,
-    writer: Writer,
-    publisher: Rc<Publisher>,
+    pub(super) writer: Writer,
+    pub(super) publisher: Rc<Publisher>,
     counters: Rc<FeedCounters>,
-    quotes: QuoteSource,
-    ticker: Ticker,
-    quote: Quote,
-    book: Option<Book>,
-    changed: Change,
-    depths: [DepthState; 4],
+    pub(super) quotes: QuoteSource,
+    pub(super) ticker: Ticker,
+    pub(super) quote: Quote,
+    pub(super) book: Option<Book>,
+    pub(super) changed: Change,
+    pub(super) depths: [DepthState; 4],
     /// One bit for each depth whose gap was published, for the next writer of the instrument: its
     /// first book goes out under the gap's number.
     lost_depths: Rc<Cell<u8>>,
@@ -98,19 +99,29 @@ impl Instrument {
     pub fn quote(&mut self, received: Received, quote: &Quote) {
         let core = &mut *self.core.borrow_mut();
         core.counters.quotes.increment(1);
+        if let Some(recorder) = core.recorder() {
+            recorder.quote(received, quote);
+        }
         core.quote(received, quote);
     }
 
     /// An execution: one `trade` event, and a `ticker` event.
     #[inline]
     pub fn trade(&mut self, received: Received, trade: &Trade) {
-        self.core.borrow_mut().trade(received, trade);
+        let core = &mut *self.core.borrow_mut();
+        if let Some(recorder) = core.recorder() {
+            recorder.trade(received, trade);
+        }
+        core.trade(received, trade);
     }
 
     /// What the venue states of the day: a `ticker` event if it is other than before.
     pub fn stats(&mut self, received: Received, stats: &Stats) {
         let core = &mut *self.core.borrow_mut();
         core.counters.stats.increment(1);
+        if let Some(recorder) = core.recorder() {
+            recorder.stats(received, stats);
+        }
         let Stats { ts_event, open, high, low, volume } = *stats;
         let ticker = Ticker { open, high, low, volume, ..core.ticker };
         core.ticker(received, Ticker { ts_event, ..ticker });
@@ -118,7 +129,11 @@ impl Instrument {
 
     /// The venue's stream of `kind` (not a book) lost `lost` events: takes one number.
     pub fn lost(&mut self, received: Received, kind: StreamKind, lost: Option<u64>) {
-        self.core.borrow_mut().lost(received, kind, lost);
+        let core = &mut *self.core.borrow_mut();
+        if let Some(recorder) = core.recorder() {
+            recorder.lost(received, kind, lost);
+        }
+        core.lost(received, kind, lost);
     }
 
     /// A whole book: the first, or the one after a loss.
@@ -134,6 +149,9 @@ impl Instrument {
     ) -> Result<(), BookFault> {
         let core = &mut *self.core.borrow_mut();
         core.counters.books.increment(1);
+        if let Some(recorder) = core.recorder() {
+            recorder.book_snapshot(received, ts_event, (bids, asks));
+        }
         let result = Book::from_snapshot(bids, asks).map(|book| core.book = Some(book));
         core.book_judged(result, received, ts_event)
     }
@@ -152,6 +170,11 @@ impl Instrument {
     ) -> Result<(), BookFault> {
         let core = &mut *self.core.borrow_mut();
         core.counters.books.increment(1);
+        if core.book.is_some()
+            && let Some(recorder) = core.recorder()
+        {
+            recorder.book_delta(received, ts_event, (bids, asks));
+        }
         let Some(book) = &mut core.book else { return Err(BookFault::NoSnapshot) };
         let result = book.apply(bids, asks);
         core.book_judged(result, received, ts_event)
@@ -160,7 +183,22 @@ impl Instrument {
     /// The book is no longer known: cleared, a gap for those who have it, and nothing more until
     /// the next [`Self::book_snapshot`]. `lost` = how many of the venue's changes, where known.
     pub fn book_lost(&mut self, received: Received, lost: Option<u64>) {
-        self.core.borrow_mut().book_lost(received, lost);
+        let core = &mut *self.core.borrow_mut();
+        if let Some(recorder) = core.recorder() {
+            recorder.book_lost(received, lost);
+        }
+        core.book_lost(received, lost);
+    }
+
+    /// All that is known of it.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> CoreState {
+        self.core.borrow().state()
+    }
+
+    /// Goes on from `state`, in place of calls that were dropped.
+    pub(super) fn adopt(&self, state: &CoreState, mono: u64) {
+        self.core.borrow_mut().adopt(state, mono);
     }
 
     /// Whether there is a valid book.
@@ -205,6 +243,12 @@ impl Core {
             lost_depths,
             changes: (Vec::new(), Vec::new()),
         }
+    }
+
+    /// Where the instrument's calls are recorded, if there is a delayed world.
+    #[inline]
+    pub(super) fn recorder(&self) -> Option<Recorder<'_>> {
+        Some(self.publisher.taps.as_ref()?.of(self.writer.key()))
     }
 
     fn stream(&self, kind: StreamKind) -> StreamId {
@@ -354,7 +398,7 @@ impl Core {
         let interest = self.writer.interest(kind);
         let Some(book) = &self.book else { return };
         let state = &mut self.depths[depth as usize];
-        if interest.is_none() {
+        if interest.is_none() && !self.publisher.numbers_all {
             *state = DepthState::Idle;
             return;
         }
@@ -413,6 +457,9 @@ impl Core {
         (seq, standing, full): (u64, Standing, bool),
         Change { ts_event, received }: Change,
     ) {
+        if interest.is_none() {
+            return;
+        }
         let (bids, asks) = &self.changes;
         let head = self.head(seq, ts_event, received, full);
         let encode = |format| self.publisher.encode(format, &head, &Payload::Book { depth, bids, asks });
@@ -451,7 +498,7 @@ impl Core {
             // Who resumed over a pause may believe in a window that its first answer has not
             // replaced yet.
             let believed = known && last > 0 && matches!(state, DepthState::Idle);
-            if interest.is_none() {
+            if interest.is_none() && !self.publisher.numbers_all {
                 *state = DepthState::Idle;
             } else if believed || matches!(state, DepthState::Live { .. }) {
                 *state = DepthState::Lost;

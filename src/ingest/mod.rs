@@ -3,6 +3,7 @@
 //! Everything here belongs to one feed thread and is neither `Send` nor locked. A provider gets a
 //! [`Feed`], claims its instruments on it, and tells each [`Instrument`] what the venue said.
 
+mod delay;
 mod instrument;
 mod publisher;
 mod reject;
@@ -23,12 +24,14 @@ use crate::store::{FeedStatus, Store};
 use crate::wire;
 
 pub use crate::model::BookFault;
+pub use delay::{Delayed, LineReader, LineWriter, delay_line};
 pub use instrument::{Instrument, QuoteSource};
 pub use reject::{Reject, sanitized};
 pub use standalone::{Standalone, standalone};
 
 pub use crate::store::ClaimError;
 
+use delay::{CoreState, Taps};
 use instrument::{Core, FeedCounters};
 use publisher::Publisher;
 
@@ -49,6 +52,8 @@ struct Inner {
     registry: Arc<Registry>,
     requests: Requests,
     cores: RefCell<HashMap<InstrumentKey, Claimed>>,
+    /// Whether what it is told was told before, to the live one.
+    again: bool,
 }
 
 /// An instrument that was claimed at some time.
@@ -69,8 +74,90 @@ impl Ingest {
         lanes: Vec<LaneWriter>,
         requests: Requests,
     ) -> Self {
-        let publisher = Rc::new(Publisher::new(store, lanes, &registry, thread));
-        Self { inner: Rc::new(Inner { publisher, registry, requests, cores: RefCell::default() }) }
+        let publisher = Publisher::new(store, lanes, &registry, thread);
+        Self::of(publisher, registry, requests, false)
+    }
+
+    /// The same, and what providers tell it goes into `lines` too, one a delayed world.
+    #[must_use]
+    pub fn with_lines(
+        store: Arc<Store>,
+        registry: Arc<Registry>,
+        thread: usize,
+        lanes: Vec<LaneWriter>,
+        requests: Requests,
+        lines: Vec<LineWriter>,
+    ) -> Self {
+        Self::with_lines_at(store, registry, (thread, lanes), requests, (lines, crate::time::mono))
+    }
+
+    fn with_lines_at(
+        store: Arc<Store>,
+        registry: Arc<Registry>,
+        (thread, lanes): (usize, Vec<LaneWriter>),
+        requests: Requests,
+        (lines, clock): (Vec<LineWriter>, fn() -> u64),
+    ) -> Self {
+        let mut publisher = Publisher::new(store, lanes, &registry, thread);
+        if !lines.is_empty() {
+            publisher.numbers_all = true;
+            publisher.taps = Some(Taps::new(lines, clock));
+        }
+        Self::of(publisher, registry, requests, false)
+    }
+
+    /// The door of a delayed world's thread.
+    fn delayed(
+        store: Arc<Store>,
+        registry: Arc<Registry>,
+        thread: usize,
+        lanes: Vec<LaneWriter>,
+        requests: Requests,
+    ) -> Self {
+        let mut publisher = Publisher::new(store, lanes, &registry, thread);
+        publisher.numbers_all = true;
+        Self::of(publisher, registry, requests, true)
+    }
+
+    fn of(publisher: Publisher, registry: Arc<Registry>, requests: Requests, again: bool) -> Self {
+        let (publisher, cores) = (Rc::new(publisher), RefCell::default());
+        Self { inner: Rc::new(Inner { publisher, registry, requests, cores, again }) }
+    }
+
+    /// The mailbox of what workers ask.
+    fn requests(&self) -> Requests {
+        self.inner.requests.clone()
+    }
+
+    /// Makes the instruments of `live` up to `key` known here too, and tells workers of them.
+    fn reveal(&self, live: &Store, key: InstrumentKey) {
+        let publisher = &self.inner.publisher;
+        for key in publisher.store.mirror(live, key).map(InstrumentKey) {
+            publisher.broadcast(|| Event::Instrument(key));
+        }
+    }
+
+    /// Brings delayed worlds up to date where something was dropped on its way to them, and there
+    /// is room for it again.
+    fn heal(&self) {
+        let Inner { publisher, cores, .. } = &*self.inner;
+        let Some(taps) = &publisher.taps else { return };
+        taps.heal(&publisher.store, |key| {
+            let cores = cores.borrow();
+            let claimed = cores.get(&key);
+            let core = claimed.and_then(|claimed| claimed.core.upgrade());
+            let unclaimed = || {
+                let lost = claimed.map_or(0, |claimed| claimed.lost_depths.get());
+                CoreState::unclaimed(&publisher.store, key, lost)
+            };
+            core.as_ref().map_or_else(unclaimed, |core| core.borrow().state())
+        });
+    }
+
+    /// Lets the thread's other work run. Before it what is published goes to the workers.
+    async fn yield_now(&self) {
+        self.inner.publisher.flush();
+        tokio::task::yield_now().await;
     }
 
     /// The feed of `venue`, whose numbering's epoch is `epoch`; `None` where there are too many.
@@ -126,7 +213,10 @@ impl Ingest {
             tokio::select! {
                 () = stop.stopped() => break,
                 () = self.inner.requests.sent() => {}
-                _ = report.tick() => self.inner.publisher.report(),
+                _ = report.tick() => {
+                    self.heal();
+                    self.inner.publisher.report();
+                }
             }
         }
         self.inner.publisher.report();
@@ -176,8 +266,7 @@ impl Feed {
     /// Lets the thread's other work run. Before it what is published goes to the workers, who are
     /// else woken when the thread sleeps: a provider that loops without sleeping yields by this.
     pub async fn yield_now(&self) {
-        self.inner.ingest.inner.publisher.flush();
-        tokio::task::yield_now().await;
+        self.inner.ingest.yield_now().await;
     }
 
     /// The feed's state.
@@ -197,6 +286,10 @@ impl Feed {
         let Some(feed) = self.stored() else { return };
         let cause = sanitized(&cause.as_bytes()[..cause.len().min(CAUSE_BYTES_MAX)]);
         let now_is = feed.status();
+        let changes = now_is.state != state || *now_is.cause != *cause;
+        if changes && let Some(taps) = &self.inner.ingest.inner.publisher.taps {
+            taps.state(self.inner.index, state, &cause, now);
+        }
         if now_is.state == state {
             // No change to tell of, but health shows the newest cause: the first may be long over.
             if *now_is.cause != *cause {
@@ -204,7 +297,9 @@ impl Feed {
             }
             return;
         }
-        tracing::info!(venue = self.venue(), state = state.as_str(), cause, "feed state");
+        if !self.inner.ingest.inner.again {
+            tracing::info!(venue = self.venue(), state = state.as_str(), cause, "feed state");
+        }
         let changes = now_is.changes + 1;
         feed.set_status(FeedStatus { state, cause: cause.as_str().into(), since: now, changes });
         self.report_state(state);
@@ -229,7 +324,10 @@ impl Feed {
     /// Says which of the venue's symbols are left out: they cannot be written as an id, or
     /// another has theirs. Health lists them.
     pub fn set_left_out(&self, symbols: &[String]) {
-        let listed = symbols.iter().map(|symbol| sanitized(symbol.as_bytes())).collect();
+        let listed: Vec<String> = symbols.iter().map(|symbol| sanitized(symbol.as_bytes())).collect();
+        if let Some(taps) = &self.inner.ingest.inner.publisher.taps {
+            taps.left_out(self.inner.index, &listed);
+        }
         if let Some(feed) = self.stored() {
             feed.set_left_out(listed);
         }
@@ -256,6 +354,9 @@ impl Feed {
         let key = writer.key();
         if new {
             ingest.publisher.broadcast(|| Event::Instrument(key));
+        }
+        if let Some(taps) = &ingest.publisher.taps {
+            taps.of(key).claim(self.inner.index, quotes);
         }
         let mut cores = ingest.cores.borrow_mut();
         let lost_depths = cores.get(&key).map(|claimed| Rc::clone(&claimed.lost_depths)).unwrap_or_default();
@@ -298,6 +399,9 @@ impl Feed {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        if let Some(recorder) = self.recorder() {
+            recorder.release();
+        }
         // The connection that wrote it is gone: what its book was is no longer known.
         self.book_lost(Received { wall: None, mono: 0 }, None);
         self.leave_lost_depths();

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use super::delay::Taps;
 use crate::fanout::{Event, LaneWriter};
 use crate::metrics::{self, Counter, Gauge, Histogram, Registry};
 use crate::model::{Received, UnixNanos};
@@ -20,6 +21,11 @@ pub(super) enum Stage {
 /// One feed thread's encoder and lanes.
 pub(super) struct Publisher {
     pub(super) store: Arc<Store>,
+    /// Where what providers call is recorded, if there is a delayed world.
+    pub(super) taps: Option<Taps>,
+    /// Whether books are numbered at every depth, wanted or not: else their numbers would say who
+    /// wanted them when, which a live and a delayed world do not have in common.
+    pub(super) numbers_all: bool,
     lanes: RefCell<Vec<LaneWriter>>,
     scratch: RefCell<Scratch>,
     clock: fn() -> u64,
@@ -47,6 +53,8 @@ impl Publisher {
             .collect();
         Self {
             store,
+            taps: None,
+            numbers_all: false,
             lanes: RefCell::new(lanes),
             scratch: RefCell::new(Scratch::new()),
             clock: time::mono,
@@ -129,6 +137,11 @@ impl Publisher {
         }
     }
 
+    /// Has every worker bring itself up to what is in the store.
+    pub(super) fn lose(&self) {
+        self.lanes.borrow_mut().iter_mut().for_each(LaneWriter::lose);
+    }
+
     /// Wakes the workers for what they were sent.
     pub(super) fn flush(&self) {
         self.lanes.borrow().iter().for_each(LaneWriter::flush);
@@ -140,6 +153,9 @@ impl Publisher {
             counter.increment(now.take());
         }
         self.unfit.increment(self.scratch.borrow_mut().take_unfit());
+        if let Some(taps) = &self.taps {
+            taps.report();
+        }
         for (lane, gauge) in self.lanes.borrow().iter().zip(&self.depths) {
             gauge.set(lane.depth() as f64);
         }

@@ -59,6 +59,13 @@ metric_names! {
     RING_BYTES = "tickhub_resume_ring_bytes", Gauge, "Memory of the rings of recent events";
     RING_BYTES_MAX = "tickhub_resume_ring_bytes_max", Gauge, "Bound of tickhub_resume_ring_bytes";
     RINGS_REFUSED = "tickhub_resume_rings_refused_total", Counter, "Streams without a ring because the budget is used up";
+    DELAY_BYTES = "tickhub_delay_line_bytes", Gauge, "Bytes that wait out a delay, by delay and feed thread";
+    DELAY_BYTES_MAX = "tickhub_delay_line_bytes_max", Gauge, "Bound of tickhub_delay_line_bytes";
+    DELAY_RECORDS = "tickhub_delay_line_records", Gauge, "Calls of providers that wait out a delay";
+    DELAY_AGE = "tickhub_delay_line_age_seconds", Gauge, "Age of the oldest record that waits out a delay";
+    DELAY_LAG = "tickhub_delay_lag_seconds", Gauge, "How far a delayed world was behind its delay, at most in the last tenth of a second";
+    DELAY_DROPPED = "tickhub_delay_dropped_total", Counter, "Records that did not fit into a delay line, or followed one of their instrument that did not";
+    DELAY_RESYNCS = "tickhub_delay_resyncs_total", Counter, "Instruments brought up to date in a delayed world behind dropped records";
     LANE_DEPTH = "tickhub_lane_events", Gauge, "Events waiting in the lane from a feed thread to a worker";
     LANE_DEPTH_MAX = "tickhub_lane_events_max", Gauge, "Bound of tickhub_lane_events";
     LANE_DROPPED = "tickhub_lane_dropped_total", Counter, "Events that found a lane full; the worker's subscribers are told of a gap";

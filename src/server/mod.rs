@@ -3,6 +3,7 @@
 mod ready;
 mod secure;
 mod threads;
+mod worlds;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 pub use ready::Ready;
 
 use ready::Draft;
-use threads::{Common, Joints, start_feeds, start_workers};
+use threads::Common;
+use worlds::{Data, start_data};
 
 /// What the listeners' sockets may have waiting in the kernel.
 const BACKLOG: u32 = 4096;
@@ -87,11 +89,6 @@ impl Hub {
         let control = control_runtime(config.server.control_threads)?;
         let identity = Identity::new(control.handle().clone(), Arc::clone(&registry));
         identity.follow(&authenticator);
-        let workers = match config.server.worker_threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(crate::limits::WORKERS_MAX),
-            threads => threads,
-        };
-        let mut joints = Joints::new(config.server.feed_threads, workers, &registry);
         let (http_stopper, http_stop) = stop_signal();
         let (drain_stopper, drain) = stop_signal();
         let (worker_stopper, worker_stop) = stop_signal();
@@ -106,13 +103,12 @@ impl Hub {
             fetched: identity.fetched(),
         });
         let meters = Arc::new(Meters::new(&registry));
-        let stops = (&drain, &worker_stop);
-        let (doors, workers) = start_workers(config, &mut joints, &common, &verifier, &meters, stops)?;
-        let feeds = start_feeds(config, &mut joints, &common, &feed_stop)?;
+        let data = start_data(config, &common, verifier, &meters, [&drain, &worker_stop, &feed_stop])?;
+        let Data { workers, feeds, worlds, delayed } = data;
 
         show_bounds(config, &registry);
         let door = Door::new(
-            doors,
+            worlds,
             (config.limits.sessions, config.limits.unauthenticated),
             connections_max,
             Arc::clone(&authenticator),
@@ -128,7 +124,8 @@ impl Hub {
             Arc::clone(&registry),
             Arc::clone(&readiness),
         );
-        let api = Arc::new(api.with_certificates(certificates).with_issuers(issuers_of(&identity)));
+        let api = api.with_delayed(delayed).with_certificates(certificates);
+        let api = Arc::new(api.with_issuers(issuers_of(&identity)));
         let (listen, ops) = control.block_on(async {
             identity.settled(KEYS_WAIT).await;
             anyhow::Ok((

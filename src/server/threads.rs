@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Builder;
@@ -10,7 +11,7 @@ use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::fanout::{Budget, Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, LineWriter};
 use crate::limits::{FEED_REQUESTS_MAX, LANE_EVENTS_MAX};
 use crate::metrics::{self, Registry};
 use crate::provider::{self, ProviderConfig, supervisor};
@@ -18,24 +19,42 @@ use crate::session::Meters;
 use crate::shutdown::Stop;
 use crate::store::Store;
 use crate::time;
-use crate::transport::{self, DrainConfig, Verifier, WorkerDoor, WorkerMeters, WorkerParts};
+use crate::transport::{self, DrainConfig, Handover, Verifier, WorkerDoor, WorkerMeters, WorkerParts, Worlds};
 
 /// Finished handshakes that may wait for one worker: more than it opens in a turn.
 const HANDOVERS_MAX: usize = 1024;
 
 /// What joins feed threads and workers: a lane from each to each, and a mailbox back.
 pub(super) struct Joints {
+    /// How much later than live all of it is.
+    delay: Duration,
+    /// The number of the first worker, counted over all worlds.
+    first: usize,
     pub(super) mailboxes: Vec<Requests>,
+    /// How the control side and other worlds' workers reach the workers.
+    pub(super) doors: Vec<WorkerDoor>,
+    handovers: Vec<mpsc::Receiver<Handover>>,
     wakes: Vec<Arc<Wake>>,
     writers: Vec<Vec<LaneWriter>>,
     readers: Vec<Vec<LaneReader>>,
 }
 
 impl Joints {
-    pub(super) fn new(feed_threads: usize, workers: usize, registry: &Registry) -> Self {
+    pub(super) fn new(
+        delay: Duration,
+        feed_threads: usize,
+        (first, workers): (usize, usize),
+        registry: &Registry,
+    ) -> Self {
+        let (mut doors, mut receivers) = (Vec::new(), Vec::new());
+        for _ in 0..workers {
+            let (handovers, receiver) = mpsc::channel(HANDOVERS_MAX);
+            doors.push(WorkerDoor { handovers, sessions: Arc::default() });
+            receivers.push(receiver);
+        }
         let wakes: Vec<Arc<Wake>> = (0..workers).map(|_| Arc::default()).collect();
         for (worker, wake) in wakes.iter().enumerate() {
-            let counter = registry.counter(metrics::WORKER_WAKES, &[("worker", &worker.to_string())]);
+            let counter = registry.counter(metrics::WORKER_WAKES, &[("worker", &(first + worker).to_string())]);
             let wake = Arc::clone(wake);
             registry.before_scrape(move || counter.absolute(wake.wakes()));
         }
@@ -44,7 +63,7 @@ impl Joints {
         for _ in 0..feed_threads {
             let mut row = Vec::new();
             for (worker, wake) in wakes.iter().enumerate() {
-                let dropped = registry.counter(metrics::LANE_DROPPED, &[("worker", &worker.to_string())]);
+                let dropped = registry.counter(metrics::LANE_DROPPED, &[("worker", &(first + worker).to_string())]);
                 let (writer, reader) = lane(LANE_EVENTS_MAX, Arc::clone(wake), dropped);
                 row.push(writer);
                 readers[worker].push(reader);
@@ -52,7 +71,12 @@ impl Joints {
             writers.push(row);
         }
         let mailboxes = (0..feed_threads).map(|_| Requests::new(FEED_REQUESTS_MAX)).collect();
-        Self { mailboxes, wakes, writers, readers }
+        Self { delay, first, mailboxes, doors, handovers: receivers, wakes, writers, readers }
+    }
+
+    /// By feed thread, its lanes.
+    pub(super) fn take_writers(&mut self) -> Vec<Vec<LaneWriter>> {
+        std::mem::take(&mut self.writers)
     }
 }
 
@@ -64,16 +88,18 @@ pub(super) struct Common {
     pub(super) epoch: Arc<str>,
 }
 
-/// Starts the feed threads; provider `n` runs on thread `n` modulo their number.
+/// Starts the feed threads; provider `n` runs on thread `n` modulo their number. `lines` are each
+/// thread's into the delayed worlds.
 pub(super) fn start_feeds(
     config: &Config,
     joints: &mut Joints,
     common: &Common,
+    lines: Vec<Vec<LineWriter>>,
     stop: &Stop,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let threads = joints.writers.len();
     let mut handles = Vec::new();
-    for (thread, lanes) in joints.writers.drain(..).enumerate() {
+    for (thread, (lanes, lines)) in joints.take_writers().into_iter().zip(lines).enumerate() {
         let providers: Vec<ProviderConfig> = config.provider.iter().skip(thread).step_by(threads).cloned().collect();
         let supervision = config.supervisor.clone();
         let (common, stop, mailbox) = (common.clone(), stop.clone(), joints.mailboxes[thread].clone());
@@ -85,7 +111,8 @@ pub(super) fn start_feeds(
             .build()
             .context("starting a feed thread")?;
         let handle = std::thread::Builder::new().name(format!("feed-{thread}")).spawn(move || {
-            let ingest = Ingest::new(common.store, Arc::clone(&common.registry), thread, lanes, mailbox);
+            let registry = Arc::clone(&common.registry);
+            let ingest = Ingest::with_lines(common.store, registry, thread, lanes, mailbox, lines);
             let local = LocalSet::new();
             for provider in providers {
                 let epoch = Arc::clone(&common.epoch);
@@ -115,21 +142,26 @@ async fn supervise(
     tracing::info!(venue = config.venue(), ?ending, "provider ended");
 }
 
-/// Starts the workers; how the control side reaches them, and their threads.
+/// What workers of all worlds share.
+pub(super) struct Shared {
+    pub(super) verifier: Arc<dyn Verifier>,
+    pub(super) meters: Arc<Meters>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) worlds: Worlds,
+}
+
+/// Starts the workers of one world; their threads.
 pub(super) fn start_workers(
     config: &Config,
     joints: &mut Joints,
     common: &Common,
-    verifier: &Arc<dyn Verifier>,
-    meters: &Arc<Meters>,
+    shared: &Shared,
     (drain, stop): (&Stop, &Stop),
-) -> anyhow::Result<(Vec<WorkerDoor>, Vec<JoinHandle<()>>)> {
-    let (mut doors, mut handles) = (Vec::new(), Vec::new());
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut handles = Vec::new();
     let session = Arc::new(config.session());
-    let budget = Budget::new(config.limits.outboxes_bytes, joints.readers.len());
-    for (worker, (lanes, wake)) in joints.readers.drain(..).zip(joints.wakes.drain(..)).enumerate() {
-        let (handovers, receiver) = mpsc::channel(HANDOVERS_MAX);
-        doors.push(WorkerDoor { handovers, sessions: Arc::default() });
+    let ends = joints.readers.drain(..).zip(joints.wakes.drain(..)).zip(joints.handovers.drain(..));
+    for (worker, ((lanes, wake), handovers)) in ends.enumerate() {
         let outbox = OutboxLimits {
             events_max: session.outbox_events_max,
             bytes_max: session.outbox_bytes_max,
@@ -140,17 +172,22 @@ pub(super) fn start_workers(
         let stage = |stage| common.registry.histogram(metrics::LATENCY, &[("stage", stage)]);
         let latencies = Latencies { lane_write: stage("lane_write"), receive_write: stage("receive_write") };
         let store = Arc::clone(&common.store);
-        let mut fanout = Fanout::new(worker, store, outbox, mailboxes, Some(latencies));
-        fanout.share(Arc::clone(&budget));
+        // What waited out a delay has no latency that says anything of the hub.
+        let latencies = joints.delay.is_zero().then_some(latencies);
+        let mut fanout = Fanout::new(worker, store, outbox, mailboxes, latencies);
+        let number = joints.first + worker;
+        fanout.share_as(Arc::clone(&shared.budget), number);
         let parts = WorkerParts {
             fanout,
             lanes,
             wake,
-            handovers: receiver,
+            handovers,
             session: Arc::clone(&session),
-            meters: Arc::clone(meters),
-            worker_meters: WorkerMeters::new(&common.registry, worker, "websocket"),
-            verifier: Arc::clone(verifier),
+            meters: Arc::clone(&shared.meters),
+            worker_meters: WorkerMeters::new(&common.registry, number, "websocket"),
+            verifier: Arc::clone(&shared.verifier),
+            delay: joints.delay,
+            worlds: shared.worlds.clone(),
             drain: DrainConfig {
                 spread: config.timeouts.drain.duration(),
                 retry_after: config.timeouts.drain.duration(),
@@ -158,10 +195,10 @@ pub(super) fn start_workers(
         };
         let (drain, stop) = (drain.clone(), stop.clone());
         let runtime = Builder::new_current_thread().enable_all().build().context("starting a worker")?;
-        let handle = std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+        let handle = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             LocalSet::new().block_on(&runtime, transport::run(parts, drain, stop));
         })?;
         handles.push(handle);
     }
-    Ok((doors, handles))
+    Ok(handles)
 }

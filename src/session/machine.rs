@@ -116,6 +116,15 @@ impl Session {
         session
     }
 
+    /// Goes on with a session on another worker, which its credential belongs to: there was none
+    /// before, and nothing of the session's is left on the first.
+    #[must_use]
+    pub fn go_on(mut self, fanout: &mut Fanout, format: Format, verdict: Verdict, now: Now) -> Self {
+        self.id = fanout.open(Arc::from([]), format);
+        self.on_verdict(fanout, verdict, now);
+        self
+    }
+
     /// Its index on the worker.
     #[must_use]
     pub const fn id(&self) -> SessionId {
@@ -285,6 +294,7 @@ impl Session {
                 max_rate: grant.max_rate(),
                 depth: grant.depth(),
                 backlog: self.backlog_max(grant),
+                delay_ms: u64::try_from(grant.delay().as_millis()).unwrap_or(u64::MAX),
             },
         };
         fanout.answer(self.id, welcome.frame());
@@ -305,7 +315,10 @@ impl Session {
         now: Now,
     ) -> Option<Arc<Principal>> {
         match verdict {
-            Verdict::Good(principal, _) if principal.account() == held.account() => {
+            // Another delay is another world, whose numbers are behind or ahead of what was told.
+            Verdict::Good(principal, _)
+                if principal.account() == held.account() && principal.grant.delay() == held.grant.delay() =>
+            {
                 self.set_expiry(principal.expires, now);
                 self.bucket.set_rate(principal.grant.commands_per_second().min(self.config.commands_per_second));
                 // Under the old grant, whose it is: behind the answer nothing of it may come.
@@ -319,8 +332,13 @@ impl Session {
                 }
                 Some(principal)
             }
-            Verdict::Good(..) => {
-                self.error(fanout, id, ErrorCode::InvalidToken, "the token is another subject's");
+            Verdict::Good(principal, _) => {
+                let message = if principal.subject == held.subject {
+                    "the token has another delay; connect anew with it"
+                } else {
+                    "the token is another subject's"
+                };
+                self.error(fanout, id, ErrorCode::InvalidToken, message);
                 None
             }
             Verdict::Full => None,

@@ -14,13 +14,15 @@ use crate::model::{
 };
 use crate::sync::{AtomicU64, Ordering, fence};
 
+mod beside;
 mod record;
 mod ring;
 mod shard;
 mod slot;
 
 pub use record::Stamp;
-pub use shard::BookChange;
+pub(crate) use record::{Words, time_word, trade_words_used, word_time};
+pub use shard::{BookChange, Latest};
 
 use record::{book_from_words, unstamped};
 use ring::{Record, Ring};
@@ -213,7 +215,7 @@ pub struct Store {
     len: AtomicU64,
     directory: DashMap<InstrumentId, InstrumentKey>,
     feeds: [OnceLock<Feed>; FEEDS_MAX],
-    budget: Budget,
+    budget: Arc<Budget>,
     /// Interest that every new instrument begins with, by stream kind.
     initial_interest: [Interest; StreamKind::COUNT],
     /// Serializes the appearance of instruments and feeds; never taken on the hot path.
@@ -231,17 +233,22 @@ impl Store {
     /// everything from the first event on.
     #[must_use]
     pub fn with_interest(ring_bytes_max: usize, kinds: &[StreamKind], interest: Interest) -> Arc<Self> {
+        let budget = Budget { bytes_max: ring_bytes_max, bytes_used: AtomicU64::new(0), refused: AtomicU64::new(0) };
         let mut initial_interest = [Interest::default(); StreamKind::COUNT];
         for kind in kinds {
             initial_interest[kind.index()] = interest;
         }
+        Self::within(Arc::new(budget), initial_interest)
+    }
+
+    fn within(budget: Arc<Budget>, initial_interest: [Interest; StreamKind::COUNT]) -> Arc<Self> {
         Arc::new(Self {
             initial_interest,
             shards: Shards::new(INSTRUMENTS_MAX),
             len: AtomicU64::new(0),
             directory: DashMap::new(),
             feeds: std::array::from_fn(|_| OnceLock::new()),
-            budget: Budget { bytes_max: ring_bytes_max, bytes_used: AtomicU64::new(0), refused: AtomicU64::new(0) },
+            budget,
             growing: std::sync::Mutex::new(()),
         })
     }
@@ -462,6 +469,12 @@ impl Writer {
     /// A book stream comes into use: its numbering goes on with `seq`, its history begins anew.
     pub fn begin_book(&mut self, kind: StreamKind, seq: u64) {
         self.cell().begin_book(kind, seq);
+    }
+
+    /// Goes on from `stamp`, with `latest` under its number: what came between is not known here
+    /// and cannot be resumed from.
+    pub fn skip(&mut self, kind: StreamKind, stamp: Stamp, latest: Latest<'_>) {
+        self.cell().skip(kind, stamp, latest);
     }
 
     /// An upstream loss takes the number of `stamp`.

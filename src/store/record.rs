@@ -12,18 +12,18 @@ pub struct Stamp {
 }
 
 /// A value that fits into a fixed number of words.
-pub(super) trait Words<const N: usize>: Sized {
+pub(crate) trait Words<const N: usize>: Sized {
     fn to_words(&self) -> [u64; N];
     fn from_words(words: &[u64; N]) -> Self;
 }
 
 const ABSENT: i64 = i64::MIN;
 
-fn time_word(time: Option<UnixNanos>) -> u64 {
+pub(crate) fn time_word(time: Option<UnixNanos>) -> u64 {
     time.map_or(ABSENT, |t| t.0) as u64
 }
 
-fn word_time(word: u64) -> Option<UnixNanos> {
+pub(crate) fn word_time(word: u64) -> Option<UnixNanos> {
     (word as i64 != ABSENT).then_some(UnixNanos(word as i64))
 }
 
@@ -162,7 +162,7 @@ impl Words<12> for Trade {
 }
 
 /// The words of a trade that a ring needs: those of an id that is not there are left out.
-pub(super) fn trade_words_used(trade: &Trade) -> usize {
+pub(crate) fn trade_words_used(trade: &Trade) -> usize {
     TRADE_WORDS + trade.id.as_bytes().len().div_ceil(8)
 }
 

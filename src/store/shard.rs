@@ -133,6 +133,20 @@ impl Cell {
         self.advance(kind, seq);
     }
 
+    /// Numbers up to that of `stamp` are passed over: nothing before it can be resumed from.
+    pub(super) fn skip(&self, kind: StreamKind, stamp: Stamp, latest: Latest<'_>) {
+        if let Some(ring) = self.ring(kind) {
+            ring.clear();
+        }
+        match latest {
+            Latest::Nothing => {}
+            Latest::Quote(quote) => self.quote.write(&stamped(stamp, quote)),
+            Latest::Trade(trade) => self.trade.write(&stamped(stamp, trade)),
+            Latest::Ticker(ticker) => self.ticker.write(&stamped(stamp, ticker)),
+        }
+        self.advance(kind, stamp.seq);
+    }
+
     pub(super) fn write_gap(&self, kind: StreamKind, budget: &Budget, stamp: Stamp, lost: Option<u64>) {
         if let Some(ring) = self.ring_or_new(kind, budget) {
             ring.push(stamp.seq, Tag::Gap as u8, &[lost.unwrap_or(u64::MAX)]);
@@ -153,6 +167,19 @@ fn renumber<const N: usize>(slot: &Slot<N>, seq: u64) {
         words[0] = seq;
         slot.write(&words);
     }
+}
+
+/// What a stream's latest value is, where it is one.
+#[derive(Clone, Copy, Debug)]
+pub enum Latest<'a> {
+    /// None, or a book, which is not kept here.
+    Nothing,
+    /// Of quotes.
+    Quote(&'a Quote),
+    /// Of trades.
+    Trade(&'a Trade),
+    /// Of tickers.
+    Ticker(&'a Ticker),
 }
 
 /// A change of one book stream.

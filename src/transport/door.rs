@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::handover::{Entry, Handover, Place, Places, Verifier};
 use super::stream::Leaving;
 use super::websocket::{Credential, HeaderKind, Offer};
+use super::worlds::Worlds;
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::model::Channel;
 use crate::session::{Admissions, Meters, Verdict, Verify};
@@ -44,7 +45,7 @@ pub enum Refused {
 /// The way in. Shared by everything on the control side.
 #[derive(Debug)]
 pub struct Door {
-    workers: Vec<WorkerDoor>,
+    workers: Worlds,
     sessions: Arc<AtomicUsize>,
     sessions_max: usize,
     /// Sessions that have not shown a credential yet.
@@ -69,7 +70,7 @@ impl Door {
     /// The door to `workers`, for so many sessions in all, and so many without a credential.
     #[must_use]
     pub fn new(
-        workers: Vec<WorkerDoor>,
+        workers: impl Into<Worlds>,
         (sessions_max, strangers_max): (usize, usize),
         connections_max: u32,
         authenticator: Arc<Authenticator>,
@@ -78,7 +79,7 @@ impl Door {
     ) -> Self {
         let (sessions, strangers) = (Arc::default(), Arc::default());
         Self {
-            workers,
+            workers: workers.into(),
             sessions,
             sessions_max,
             strangers,
@@ -137,17 +138,24 @@ impl Door {
     }
 
     fn admit(&self, principal: Principal) -> Entry {
+        if !self.workers.has(principal.grant.delay()) {
+            return Entry::Refused(CloseCode::Forbidden, "the hub has no world of the token's delay".to_owned());
+        }
         match self.admissions.admit(&principal, self.connections_max) {
             Some(admission) => Entry::Good(Arc::new(principal), admission),
             None => Entry::Refused(CloseCode::ConnectionLimit, "the subject has as many sessions as it may".to_owned()),
         }
     }
 
-    /// Hands an upgraded socket to the worker with the fewest sessions; waits where its queue of
+    /// Hands an upgraded socket to the worker with the fewest sessions, in the world that it
+    /// belongs to or, as long as that is not known, the live one; waits where its queue of
     /// handshakes is full.
     pub async fn hand_over(&self, admitted: Admitted, connection: Leaving, name: String) {
-        let least = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
-        let Some(worker) = least else { return };
+        let delay = match &admitted.entry {
+            Entry::Good(principal, _) => principal.grant.delay(),
+            _ => Duration::ZERO,
+        };
+        let Some(worker) = self.workers.least(delay) else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
         let Admitted { entry, format, url, place } = admitted;
         let places: Places = (place, at_worker);

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::stream::Leaving;
 use crate::auth::Principal;
-use crate::session::{Admission, Verdict, Verify};
+use crate::session::{Admission, Session, Verdict, Verify};
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
 
@@ -19,6 +19,16 @@ pub enum Entry {
     Open(Place),
     /// To be told in band that it may not: its script cannot see an HTTP status.
     Refused(CloseCode, String),
+    /// A session that began on another worker, and belongs to one of this one's world.
+    Moved(Box<Moved>),
+}
+
+/// A session between two workers.
+#[derive(Debug)]
+pub struct Moved {
+    pub(super) session: Session,
+    /// Of its first credential; the session is to be told.
+    pub(super) verdict: Verdict,
 }
 
 /// A subscriber whose handshake is done.

@@ -8,12 +8,14 @@ mod shedding;
 mod socket;
 mod stream;
 mod worker;
+mod worlds;
 
 pub mod tls;
 pub mod websocket;
 
 pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
-pub use handover::{Entry, Handover, Place, Places, Verifier};
+pub use handover::{Entry, Handover, Moved, Place, Places, Verifier};
 pub use meters::WorkerMeters;
 pub use stream::{Leaving, Stream};
 pub use worker::{DrainConfig, WorkerParts, run};
+pub use worlds::Worlds;

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -56,6 +57,18 @@ impl Socket {
         };
         // A copy: what came early is a part of the handshake's whole buffer.
         Ok((Self { carrier, nudge: Notify::new(), failed: Cell::new(false) }, early.to_vec()))
+    }
+
+    /// Takes it off this thread's runtime, for another worker; `early` was read of it already.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(super) fn leave(self, early: Bytes) -> io::Result<Leaving> {
+        let (stream, channel) = match self.carrier {
+            Carrier::Plain(stream) => (stream, None),
+            Carrier::Tls(stream, channel) => (stream, Some(Box::new(channel.into_inner()))),
+        };
+        Ok(Leaving { socket: stream.into_std()?, channel, early })
     }
 
     const fn stream(&self) -> &TcpStream {

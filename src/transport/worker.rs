@@ -18,11 +18,12 @@ use super::shedding::Shedding;
 use super::socket::Socket;
 use super::tls::Scratch;
 use super::websocket;
+use super::worlds::Worlds;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
 use crate::shutdown::Stop;
 use crate::time;
-use crate::wire::CloseCode;
+use crate::wire::{CloseCode, Format};
 
 /// Events of one turn at the most: behind them reads and timers get theirs.
 const TURN_EVENTS_MAX: usize = 4096;
@@ -63,6 +64,10 @@ pub struct WorkerParts {
     pub worker_meters: WorkerMeters,
     /// Where credentials are judged.
     pub verifier: Arc<dyn Verifier>,
+    /// How much later than live its sessions see everything.
+    pub delay: Duration,
+    /// Where those belong who see it at another time.
+    pub worlds: Worlds,
     /// How it drains.
     pub drain: DrainConfig,
 }
@@ -74,7 +79,7 @@ pub(super) struct Live {
     pub(super) expired: bool,
     /// Its place among those who have not shown a credential yet.
     pub(super) stranger: Option<Place>,
-    _places: Places,
+    places: Places,
 }
 
 /// What a worker's tasks share.
@@ -154,6 +159,8 @@ pub(super) struct Worker {
     pub(super) config: Arc<SessionConfig>,
     pub(super) session_meters: Arc<Meters>,
     pub(super) verifier: Arc<dyn Verifier>,
+    pub(super) delay: Duration,
+    pub(super) worlds: Worlds,
 }
 
 pub(super) fn now() -> Now {
@@ -165,15 +172,18 @@ impl Worker {
     pub(super) fn open(&self, socket: Rc<Socket>, handover: websocket::Opening) -> SessionId {
         let state = &mut *self.state.borrow_mut();
         let now = now();
-        let session = Session::open(
-            &mut state.fanout,
-            (&handover.name, handover.format),
-            Arc::clone(&self.config),
-            Arc::clone(&self.session_meters),
-            handover.credential,
-            handover.url,
-            now,
-        );
+        let session = match handover.moved {
+            Some((session, verdict)) => session.go_on(&mut state.fanout, handover.format, verdict, now),
+            None => Session::open(
+                &mut state.fanout,
+                (&handover.name, handover.format),
+                Arc::clone(&self.config),
+                Arc::clone(&self.session_meters),
+                handover.credential,
+                handover.url,
+                now,
+            ),
+        };
         let id = session.id();
         let index = id as usize;
         if state.sockets.live.len() <= index {
@@ -184,7 +194,7 @@ impl Worker {
         state.sockets.due[index] = session.due(&state.fanout);
         state.sockets.sockets[index] = Some(socket);
         state.sockets.live[index] =
-            Some(Live { session, expired: false, stranger: handover.stranger, _places: handover.places });
+            Some(Live { session, expired: false, stranger: handover.stranger, places: handover.places });
         if let Some((code, reason)) = handover.refused {
             state.end(id, code, &reason, now);
         }
@@ -196,15 +206,29 @@ impl Worker {
     /// Forgets a session.
     pub(super) fn close(&self, id: SessionId, reason: &str) {
         let state = &mut *self.state.borrow_mut();
-        state.sockets.live[id as usize] = None;
-        state.sockets.sockets[id as usize] = None;
-        state.sockets.due[id as usize] = u64::MAX;
-        state.fanout.close(id);
+        state.forget(id);
         state.meters.closed(reason);
+    }
+
+    /// Forgets a session that goes on elsewhere: what it is there, and its places.
+    pub(super) fn give_up(&self, id: SessionId) -> Option<(Session, Format, Places)> {
+        let state = &mut *self.state.borrow_mut();
+        let format = state.fanout.format(id)?;
+        let Live { session, places, .. } = state.forget(id)?;
+        state.meters.closed("moved");
+        Some((session, format, places))
     }
 }
 
 impl State {
+    fn forget(&mut self, id: SessionId) -> Option<Live> {
+        let live = self.sockets.live[id as usize].take();
+        self.sockets.sockets[id as usize] = None;
+        self.sockets.due[id as usize] = u64::MAX;
+        self.fanout.close(id);
+        live
+    }
+
     /// Writes what a session is owed, and looks at its deadlines anew.
     pub(super) fn write(&mut self, id: SessionId, mono: u64) {
         self.sockets.now = mono;
@@ -316,7 +340,8 @@ fn serve(worker: &Rc<Worker>, handover: Handover) {
 /// Runs a worker on this thread until the stop, then drains it. `draining` comes when sessions
 /// are to be told to go; `stop` when the worker must end.
 pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
-    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, verifier, drain } = parts;
+    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, .. } = parts;
+    let (verifier, delay, worlds, drain) = (parts.verifier, parts.delay, parts.worlds, parts.drain);
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
@@ -336,6 +361,8 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
         config: session,
         session_meters: meters,
         verifier,
+        delay,
+        worlds,
     });
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

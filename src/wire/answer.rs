@@ -69,6 +69,8 @@ pub struct WelcomeLimits {
     pub depth: Depth,
     /// Events that may wait for the session before an overflow policy applies.
     pub backlog: u32,
+    /// How much later than live the session sees everything; left out where it does not.
+    pub delay_ms: u64,
 }
 
 impl Welcome<'_> {
@@ -86,6 +88,9 @@ impl Welcome<'_> {
             push_rate(out, limits.max_rate);
             push_integer(out, b",\"depth\":", limits.depth.wire());
             push_integer(out, b",\"backlog\":", limits.backlog);
+            if limits.delay_ms > 0 {
+                push_integer(out, b",\"delay_ms\":", limits.delay_ms);
+            }
             out.push(b'}');
         })
     }
@@ -357,6 +362,7 @@ mod tests {
             max_rate: Some(10),
             depth: Depth::All,
             backlog: 4096,
+            delay_ms: 0,
         };
         let mut welcome = Welcome { session: "s1", token_expires: Some(AT), limits };
         let version = env!("CARGO_PKG_VERSION");
@@ -370,6 +376,8 @@ mod tests {
         welcome.limits.max_rate = None;
         let value: Value = serde_json::from_str(text(&welcome.frame())).expect("JSON");
         assert!(value.get("token_expires").is_none() && value["limits"].get("max_rate").is_none());
+        welcome.limits.delay_ms = 900_000;
+        assert!(text(&welcome.frame()).ends_with(r#""backlog":4096,"delay_ms":900000}}"#));
     }
 
     #[test]

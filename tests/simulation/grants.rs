@@ -70,6 +70,7 @@ pub(crate) fn principal(grant: usize, subject: &str) -> Arc<Principal> {
         depth: Depth::from_wire(DEPTHS[allowed.depth].into()),
         connections: None,
         subscriptions: allowed.subscriptions.map(|count| count as u32),
+        delay: None,
     };
     let none = Patience::UNLIMITED;
     let policies: Vec<_> = allowed.overflow.iter().filter_map(|name| Overflow::parse(name)).collect();

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::credentials::Caller;
+use super::world::World;
 use super::{Api, Problem};
 use crate::auth::{Grant, Principal};
 use crate::model::{Channel, InstrumentId, InstrumentKey, StreamId, StreamKind};
@@ -67,8 +68,8 @@ enum Sequences {
     ByDepth(BTreeMap<u32, u64>),
 }
 
-fn entry(api: &Api, key: InstrumentKey) -> Option<Entry<'_>> {
-    let definition = api.store.definition(key)?;
+fn entry(world: &World, key: InstrumentKey) -> Option<Entry<'_>> {
+    let definition = world.store.definition(key)?;
     Some(Entry {
         id: definition.id.as_str(),
         iid: key.0,
@@ -77,12 +78,12 @@ fn entry(api: &Api, key: InstrumentKey) -> Option<Entry<'_>> {
         raw_symbol: &definition.raw_symbol,
         base: definition.base.as_deref(),
         quote: definition.quote.as_deref(),
-        state: feed(api, key)?.status().state.as_str(),
+        state: feed(world, key)?.status().state.as_str(),
     })
 }
 
-fn feed(api: &Api, key: InstrumentKey) -> Option<&Feed> {
-    api.store.feed(api.store.feed_index(key)?)
+fn feed(world: &World, key: InstrumentKey) -> Option<&Feed> {
+    world.store.feed(world.store.feed_index(key)?)
 }
 
 /// `GET /instruments`.
@@ -93,8 +94,9 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let query = ListQuery::parse(query.as_deref().unwrap_or_default())?;
     let after = query.after.as_ref().map(InstrumentId::as_str);
-    let page = api.catalog.page(&api.store, &principal.grant, &query.pattern, after, query.limit);
-    let instruments: Vec<_> = page.keys.iter().filter_map(|key| entry(&api, *key)).collect();
+    let world = api.world(&principal.grant)?;
+    let page = world.catalog.page(&world.store, &principal.grant, &query.pattern, after, query.limit);
+    let instruments: Vec<_> = page.keys.iter().filter_map(|key| entry(world, *key)).collect();
     let next_cursor = instruments.last().filter(|_| page.more).map(|last| cursor_behind(last.id));
     Ok(Json(List { instruments, next_cursor }).into_response())
 }
@@ -107,21 +109,22 @@ pub(super) async fn one(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let [] = read_query(query.as_deref().unwrap_or_default(), [])?;
-    let (id, key) = find(&api, &principal, path)?;
-    let (Some(entry), Some(feed)) = (entry(&api, key), feed(&api, key)) else { return Err(unknown_symbol(&id)) };
+    let world = api.world(&principal.grant)?;
+    let (id, key) = find(world, &principal, path)?;
+    let (Some(entry), Some(feed)) = (entry(world, key), feed(world, key)) else { return Err(unknown_symbol(&id)) };
     let status = feed.status();
-    let seq = sequences(&api, &principal.grant, key);
+    let seq = sequences(world, &principal.grant, key);
     let (cause, since) = (status.cause.to_string(), rfc3339(status.since));
     let entry = Entry { state: status.state.as_str(), ..entry };
     Ok(Json(Detail { entry, cause, since, epoch: &feed.epoch, seq }).into_response())
 }
 
 /// The numbers of the streams that the grant allows: a number is data too.
-fn sequences(api: &Api, grant: &Grant, key: InstrumentKey) -> BTreeMap<&'static str, Sequences> {
+fn sequences(world: &World, grant: &Grant, key: InstrumentKey) -> BTreeMap<&'static str, Sequences> {
     let mut sequences = BTreeMap::new();
     let mut depths = BTreeMap::new();
     for kind in StreamKind::ALL.into_iter().filter(|kind| grant.allows_channel(kind.channel())) {
-        let seq = api.store.sequence(StreamId { key, kind });
+        let seq = world.store.sequence(StreamId { key, kind });
         if let StreamKind::Book(depth) = kind {
             if depth <= grant.depth() {
                 depths.insert(depth.wire(), seq);
@@ -145,15 +148,16 @@ pub(super) async fn ticker(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let [] = read_query(query.as_deref().unwrap_or_default(), [])?;
-    let (id, key) = find(&api, &principal, path)?;
+    let world = api.world(&principal.grant)?;
+    let (id, key) = find(world, &principal, path)?;
     if !principal.grant.allows_channel(Channel::Ticker) {
         return Err(not_entitled("the channel ticker is outside your grant"));
     }
-    let Some((stamp, ticker)) = api.store.ticker(key) else {
+    let Some((stamp, ticker)) = world.store.ticker(key) else {
         let message = format!("{id} has no ticker yet");
         return Err(Problem::new(StatusCode::NOT_FOUND, "no_value", message).detail("symbol", id.as_str()));
     };
-    let epoch = feed(&api, key).map_or("", |feed| &*feed.epoch);
+    let epoch = feed(world, key).map_or("", |feed| &*feed.epoch);
     let tag = etag::of(epoch, stamp.seq);
     // Any store must ask again before each use, and one that is shared must not keep it at all.
     let cache = HeaderValue::from_static("private, no-cache");
@@ -170,7 +174,7 @@ pub(super) async fn ticker(
 /// The instrument of a path. Entitlement is judged first: who may not see it does not learn
 /// whether it exists.
 fn find(
-    api: &Api,
+    world: &World,
     principal: &Principal,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<(InstrumentId, InstrumentKey), Problem> {
@@ -183,7 +187,7 @@ fn find(
     if !principal.grant.allows(&id) {
         return Err(not_entitled("the instrument is outside your grant").detail("symbol", id.as_str()));
     }
-    let key = api.store.key(&id).ok_or_else(|| unknown_symbol(&id))?;
+    let key = world.store.key(&id).ok_or_else(|| unknown_symbol(&id))?;
     Ok((id, key))
 }
 

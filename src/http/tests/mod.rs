@@ -104,7 +104,7 @@ impl Hub {
 
     /// Adds instruments of a venue whose feed is in `state`.
     fn add(&self, venue: &str, symbols: &[&str], state: FeedState) -> Vec<Writer> {
-        let store = &self.api.store;
+        let store = &self.api.worlds[0].store;
         let feed = store.feed_of(venue, "e1", UnixNanos(0)).expect("room");
         let status = crate::store::FeedStatus { state, cause: "a test".into(), since: UnixNanos(0), changes: 0 };
         store.feed(feed).expect("registered").set_status(status);

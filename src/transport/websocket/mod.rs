@@ -2,6 +2,7 @@
 
 mod frame;
 mod handshake;
+mod moving;
 mod serve;
 
 #[cfg(test)]

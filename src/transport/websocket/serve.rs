@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::frame::{FrameReader, Incoming, Violation};
+use super::moving::{belongs_elsewhere, hand_on};
 use crate::auth::Principal;
 use crate::fanout::SessionId;
-use crate::session::{Admission, Verdict, Verify};
+use crate::session::{Admission, Session, Verdict, Verify};
 use crate::transport::handover::{Entry, Handover, Place, Places};
 use crate::transport::socket::{self, Socket};
 use crate::transport::worker::{State, Worker, now};
@@ -23,6 +24,8 @@ pub(in crate::transport) struct Opening {
     /// Given back once a credential is good.
     pub(in crate::transport) stranger: Option<Place>,
     pub(in crate::transport) url: Vec<Subscribe>,
+    /// A session that another worker began, and its credential's judgement.
+    pub(in crate::transport) moved: Option<(Session, Verdict)>,
     pub(in crate::transport) places: Places,
 }
 
@@ -42,30 +45,42 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
     let Handover { connection, name, format, entry, url, places } = handover;
     let (socket, held) = Socket::new(connection).ok()?;
     let socket = Rc::new(socket);
-    let (credential, refused, stranger) = match entry {
-        Entry::Good(principal, admission) => (Some((principal, admission)), None, None),
-        Entry::Open(place) => (None, None, Some(place)),
-        Entry::Refused(code, reason) => (None, Some((code, reason)), None),
-    };
-    let id = worker.open(Rc::clone(&socket), Opening { name, format, credential, refused, stranger, url, places });
+    let (mut credential, mut refused, mut stranger, mut moved) = (None, None, None, None);
+    match entry {
+        Entry::Good(principal, admission) => credential = Some((principal, admission)),
+        Entry::Open(place) => stranger = Some(place),
+        Entry::Refused(code, reason) => refused = Some((code, reason)),
+        Entry::Moved(from) => moved = Some((from.session, from.verdict)),
+    }
+    let opening = Opening { name, format, credential, refused, stranger, url, moved, places };
+    let id = worker.open(Rc::clone(&socket), opening);
     let reader = FrameReader::new(worker.config.message_bytes_max);
-    let peer = Peer { reader, held, id, gone: false };
+    let peer = Peer { reader, held, id, gone: false, elsewhere: None };
     Some(serve(Rc::clone(worker), socket, peer))
 }
 
-async fn serve(worker: Rc<Worker>, socket: Rc<Socket>, mut peer: Peer) {
+async fn serve(worker: Rc<Worker>, mut socket: Rc<Socket>, mut peer: Peer) {
     peer.live(&worker, &socket).await;
+    if let Some(verdict) = peer.elsewhere.take() {
+        // Boxed: few sessions do it, and once.
+        match Box::pin(hand_on(&worker, socket, &mut peer, *verdict)).await {
+            Some(back) => socket = back,
+            None => return,
+        }
+    }
     let reason = peer.finish(&worker, &socket).await;
     worker.close(peer.id, reason);
 }
 
 /// The client's side of a session.
-struct Peer {
+pub(super) struct Peer {
     reader: FrameReader,
     /// Bytes that were read and may not be looked at yet.
-    held: Vec<u8>,
-    id: SessionId,
+    pub(super) held: Vec<u8>,
+    pub(super) id: SessionId,
     gone: bool,
+    /// The good credential of a session that belongs to the workers of another world.
+    elsewhere: Option<Box<Verdict>>,
 }
 
 impl Peer {
@@ -117,9 +132,14 @@ impl Peer {
             Read::Empty => true,
             Read::Over => false,
             Read::Verify(verify) => {
+                let first = verify.first;
                 // A judge that is gone judges nothing good.
                 let verdict = worker.verifier.verify(verify).await;
                 let verdict = verdict.unwrap_or(Verdict::Bad(crate::auth::AuthError::Malformed));
+                if belongs_elsewhere(worker, first, &verdict) {
+                    self.elsewhere = Some(Box::new(verdict));
+                    return false;
+                }
                 let state = &mut *worker.state.borrow_mut();
                 let now = now();
                 if let Some(Some(live)) = state.sockets.live.get_mut(self.id as usize) {
@@ -248,7 +268,7 @@ async fn read_away(worker: &Worker, socket: &Socket) {
 
 impl State {
     /// Whether the session is being closed.
-    fn session_ended(&self, id: SessionId) -> bool {
+    pub(super) fn session_ended(&self, id: SessionId) -> bool {
         match self.sockets.live.get(id as usize) {
             Some(Some(live)) => live.session.closed().is_some() || live.expired || self.fanout.is_closing(id),
             _ => true,
