@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
+use crate::audit::AuditConfig;
 use crate::auth::{AuthConfig, check_listen};
 use crate::provider::{ProviderConfig, supervisor};
 use crate::session::SessionConfig;
@@ -41,6 +42,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Who may connect.
     pub auth: AuthConfig,
+    /// The trail of who came and what they were given.
+    pub audit: AuditConfig,
     /// Venues, each with its `kind` and the settings of that kind.
     pub provider: Vec<ProviderConfig>,
     /// How every provider is kept running.
@@ -56,6 +59,7 @@ impl Default for Config {
             timeouts: TimeoutsConfig::default(),
             limits: LimitsConfig::default(),
             auth: AuthConfig::default(),
+            audit: AuditConfig::default(),
             provider: vec![ProviderConfig::Sim(Default::default())],
             supervisor: supervisor::Config::default(),
             log: LogConfig::default(),
@@ -218,6 +222,7 @@ impl Config {
         self.limits.check(faults);
         self.log.check(faults);
         faults.extend(self.auth.faults());
+        faults.extend(self.audit.faults());
         if let Err(reason) = self.supervisor.check() {
             faults.push(key_fault("supervisor", &reason));
         }
@@ -233,8 +238,9 @@ impl Config {
         }
     }
 
-    /// The files that providers read while they run.
+    /// The files that providers read while they run, and the audit trail's key.
     fn check_files(&self, faults: &mut Vec<Fault>) {
+        faults.extend(self.audit.file_faults());
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(fault) = provider.check_files() {
                 faults.push(Fault { key: format!("provider[{index}].{}", fault.key), ..fault });

@@ -33,6 +33,9 @@ struct Health {
     uptime_seconds: u64,
     instruments: u32,
     feeds: Vec<FeedHealth>,
+    /// Absent where there is no audit trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -45,11 +48,16 @@ struct FeedHealth {
 }
 
 /// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
-/// same members as its details; `degraded` where one of them is not live.
+/// same members as its details; `degraded` where one of them is not live, or the audit trail cannot
+/// be written.
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let states: Vec<FeedState> = api.store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
-    let status = overall(readiness, &states);
+    let audit = api.audit.is_on().then(|| if api.audit.is_failing() { "failing" } else { "ok" });
+    let status = match overall(readiness, &states) {
+        "ok" if audit == Some("failing") => "degraded",
+        status => status,
+    };
     let feeds = api.store.feeds().map(|(_, feed)| {
         let status = feed.status();
         let mut symbols_left_out = (api.left_out)(&feed.venue);
@@ -69,6 +77,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>) -> Result<Response, Prob
         uptime_seconds: mono().saturating_sub(api.started) / 1_000_000_000,
         instruments: api.store.len(),
         feeds: feeds.collect(),
+        audit,
     };
     if status != "down" {
         return Ok(Json(health).into_response());

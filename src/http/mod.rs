@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::StatusCode;
 
+use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::metrics::Registry;
 use crate::store::Store;
@@ -37,6 +38,7 @@ pub use readiness::{Readiness, ReadinessState};
 pub use serve::{Peer, ServeLimits, serve};
 pub use upgrade::upgrade_router;
 
+use credentials::origin_of;
 use instruments::Catalog;
 
 /// Where subscribers find the hub's health; open to everyone.
@@ -60,6 +62,7 @@ pub struct Api {
     readiness: Arc<Readiness>,
     catalog: Catalog,
     left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
+    audit: Audit,
     started: Mono,
 }
 
@@ -79,7 +82,14 @@ impl Api {
             LeftOut { count: symbols.len() as u64, symbols }
         });
         let catalog = Catalog::default();
-        Self { store, authenticator, registry, readiness, catalog, left_out, started: mono() }
+        let audit = Audit::off();
+        Self { store, authenticator, registry, readiness, catalog, left_out, audit, started: mono() }
+    }
+
+    /// The same, with refusals recorded in `audit`, and health that says how that is.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.

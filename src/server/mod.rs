@@ -1,5 +1,6 @@
 //! The composition root: builds every part, starts every thread, and drains them in order.
 
+mod auditing;
 mod ready;
 mod threads;
 
@@ -15,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::audit::Auditor;
 use crate::auth::{Authenticator, DevelopmentKey, check_listen};
 use crate::config::{Config, LogFormat};
 use crate::http::{self, Api, Readiness, ReadinessState};
@@ -53,6 +55,8 @@ pub struct Hub {
     feeds: Vec<JoinHandle<()>>,
     drain: Duration,
     control: Option<Runtime>,
+    /// Dropped last: whatever ends may be recorded.
+    auditor: Auditor,
 }
 
 impl Hub {
@@ -69,19 +73,17 @@ impl Hub {
             .map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
         let authenticator = Arc::new(authenticator);
         let registry = Registry::new();
+        let auditor = auditing::start(config, &registry)?;
+        let audit = auditor.audit();
         let store = Store::new(config.limits.resume_bytes);
-        let common = Common { store, registry: Arc::clone(&registry), epoch: epoch()?.into() };
+        let epoch = epoch()?.into();
+        let common = Common { store, registry: Arc::clone(&registry), epoch, audit: audit.clone() };
         for provider in &config.provider {
             common.store.feed_of(provider.venue(), &common.epoch, time::wall()).context("too many providers")?;
         }
         observe(&common);
 
-        let control = Builder::new_multi_thread()
-            .worker_threads(config.server.control_threads)
-            .thread_name("control")
-            .on_thread_start(lower_priority)
-            .enable_all()
-            .build()?;
+        let control = control_runtime(config.server.control_threads)?;
         let workers = match config.server.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(crate::limits::WORKERS_MAX),
             threads => threads,
@@ -112,14 +114,12 @@ impl Hub {
             Arc::clone(&authenticator),
             admissions,
             meters,
-        );
+        )
+        .with_audit(audit.clone());
         let readiness = Arc::new(Readiness::default());
-        let api = Arc::new(Api::new(
-            Arc::clone(&common.store),
-            Arc::clone(&authenticator),
-            Arc::clone(&registry),
-            Arc::clone(&readiness),
-        ));
+        let store = Arc::clone(&common.store);
+        let api = Api::new(store, Arc::clone(&authenticator), Arc::clone(&registry), Arc::clone(&readiness));
+        let api = Arc::new(api.with_audit(audit.clone()));
         let (listen, ops) = control.block_on(async {
             anyhow::Ok((
                 bind(config.server.listen, "server.listen")?,
@@ -138,6 +138,7 @@ impl Hub {
         // The operations listener outlives the drain, so that it can be watched.
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
         readiness.advance(ReadinessState::Ready);
+        auditing::started(&audit, at, ops_at);
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
         let ready = Ready {
@@ -159,6 +160,7 @@ impl Hub {
             feeds,
             drain: config.timeouts.drain.duration() + config.timeouts.close.duration(),
             control: Some(control),
+            auditor,
         })
     }
 
@@ -185,6 +187,7 @@ impl Hub {
         wait_for(&mut self.workers, END_GRACE);
         self.feed_stopper.stop();
         wait_for(&mut self.feeds, END_GRACE);
+        auditing::stopped(&self.auditor.audit());
     }
 }
 
@@ -198,6 +201,15 @@ impl Drop for Hub {
             control.shutdown_background();
         }
     }
+}
+
+fn control_runtime(threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("control")
+        .on_thread_start(lower_priority)
+        .enable_all()
+        .build()
 }
 
 /// Runs a hub until SIGTERM or SIGINT, then drains it. Standard output gets a token in

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::audit::Origin;
 use crate::auth::Principal;
 use crate::session::{Admission, Verdict, Verify};
 use crate::wire::command::Subscribe;
@@ -30,6 +31,8 @@ pub struct Handover {
     pub early: Bytes,
     /// The session's name.
     pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What its events come in.
     pub format: Format,
     /// Its right to be here.

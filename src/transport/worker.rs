@@ -15,10 +15,12 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
+use super::audited::Trace;
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::shedding::Shedding;
 use super::websocket;
+use crate::audit::Audit;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
 use crate::shutdown::Stop;
@@ -66,6 +68,8 @@ pub struct WorkerParts {
     pub verifier: Arc<dyn Verifier>,
     /// How it drains.
     pub drain: DrainConfig,
+    /// Where it records who came and went.
+    pub audit: Audit,
 }
 
 /// A subscriber's socket, shared between its task and the worker's turns.
@@ -83,6 +87,8 @@ pub(super) struct Live {
     pub(super) expired: bool,
     /// Its place among those who have not shown a credential yet.
     pub(super) stranger: Option<Place>,
+    /// None where auditing is off.
+    pub(super) trace: Option<Box<Trace>>,
     _places: Places,
 }
 
@@ -161,6 +167,7 @@ pub(super) struct Worker {
     pub(super) config: Arc<SessionConfig>,
     pub(super) session_meters: Arc<Meters>,
     pub(super) verifier: Arc<dyn Verifier>,
+    audit: Audit,
 }
 
 pub(super) fn now() -> Now {
@@ -190,8 +197,13 @@ impl Worker {
         }
         state.sockets.due[index] = session.due(&state.fanout);
         state.sockets.sockets[index] = Some(socket);
-        state.sockets.live[index] =
-            Some(Live { session, expired: false, stranger: handover.stranger, _places: handover.places });
+        let refused = handover.refused.is_some();
+        let mut trace = Trace::new(&self.audit, handover.origin, handover.format, refused, now.mono);
+        if let Some(trace) = &mut trace {
+            trace.opened(&session);
+        }
+        let (stranger, places) = (handover.stranger, handover.places);
+        state.sockets.live[index] = Some(Live { session, expired: false, stranger, trace, _places: places });
         if let Some((code, reason)) = handover.refused {
             state.end(id, code, &reason, now);
         }
@@ -201,9 +213,11 @@ impl Worker {
     }
 
     /// Forgets a session.
-    pub(super) fn close(&self, id: SessionId, reason: &str) {
+    pub(super) fn close(&self, id: SessionId, reason: &'static str) {
         let state = &mut *self.state.borrow_mut();
-        state.sockets.live[id as usize] = None;
+        if let Some(Live { session, trace: Some(mut trace), .. }) = state.sockets.live[id as usize].take() {
+            trace.ended(&session, reason, time::mono());
+        }
         state.sockets.sockets[id as usize] = None;
         state.sockets.due[id as usize] = u64::MAX;
         state.fanout.close(id);
@@ -323,7 +337,8 @@ fn serve(worker: &Rc<Worker>, handover: Handover) {
 /// Runs a worker on this thread until the stop, then drains it. `draining` comes when sessions
 /// are to be told to go; `stop` when the worker must end.
 pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
-    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, verifier, drain } = parts;
+    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, verifier, drain, audit } =
+        parts;
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
@@ -336,6 +351,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
         config: session,
         session_meters: meters,
         verifier,
+        audit,
     });
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
