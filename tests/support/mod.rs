@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // Each test uses a part of it.
 
 pub mod client;
+pub mod secrets;
 
 use tickhub::config::Config;
 use tickhub::server::Hub;
