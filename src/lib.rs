@@ -4,6 +4,7 @@
 //! only door to the store of latest values; there each event is numbered, encoded once and
 //! published to the lanes of the fanout workers, which own their subscribers.
 
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod config;

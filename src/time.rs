@@ -40,12 +40,23 @@ pub fn duration_ns(duration: Duration) -> u64 {
 /// `at` as RFC 3339 in UTC with milliseconds, as the HTTP interface writes times.
 #[must_use]
 pub fn rfc3339(at: UnixNanos) -> String {
-    let seconds = at.0.div_euclid(1_000_000_000);
     let millis = at.0.rem_euclid(1_000_000_000) / 1_000_000;
+    format!("{}.{millis:03}Z", whole_seconds(at))
+}
+
+/// The same with nanoseconds, as the audit trail writes times.
+#[must_use]
+pub fn rfc3339_nanos(at: UnixNanos) -> String {
+    let nanos = at.0.rem_euclid(1_000_000_000);
+    format!("{}.{nanos:09}Z", whole_seconds(at))
+}
+
+fn whole_seconds(at: UnixNanos) -> String {
+    let seconds = at.0.div_euclid(1_000_000_000);
     let (days, second_of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil_from_days(days);
     let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 /// Year, month and day of a count of days since 1970-01-01 in the proleptic Gregorian calendar.
@@ -72,5 +83,7 @@ mod tests {
         assert_eq!(rfc3339(UnixNanos(1_723_161_253_937_085_768)), "2024-08-08T23:54:13.937Z");
         assert_eq!(rfc3339(UnixNanos(951_782_400_000_000_000)), "2000-02-29T00:00:00.000Z");
         assert_eq!(rfc3339(UnixNanos(-1_000_000)), "1969-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339_nanos(UnixNanos(1_723_161_253_937_085_768)), "2024-08-08T23:54:13.937085768Z");
+        assert_eq!(rfc3339_nanos(UnixNanos(-1)), "1969-12-31T23:59:59.999999999Z");
     }
 }

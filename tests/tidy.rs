@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Small things that everyone may import; they import `model` and each other only. `wire` and
 /// `model` do without them.
-const FLOOR: &[&str] = &["time", "sync", "limits", "metrics", "shutdown", "settings"];
+const FLOOR: &[&str] = &["time", "sync", "limits", "metrics", "shutdown", "settings", "audit"];
 
 /// Modules that take bytes and `now` as arguments: no clock, no runtime, no socket.
 const PURE: &[&str] = &["model", "wire", "store", "auth", "fanout", "session"];
@@ -62,7 +62,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("Instant::now(", &["src/time.rs", "src/provider/"], "providers wait on tokio's clock, which tests can stop"),
     (
         "std::sync::atomic",
-        &["src/sync.rs", "src/metrics/", "src/transport/", "src/http/"],
+        &["src/sync.rs", "src/metrics/", "src/audit/", "src/transport/", "src/http/"],
         "what loom must see goes through sync.rs; elsewhere atomics only count, or say one thing once",
     ),
     ("task::yield_now", &["src/ingest/", "src/transport/"], "a provider yields by its feed, which wakes the workers"),
@@ -249,6 +249,19 @@ fn the_middle_is_pure() {
                 ));
             }
         }
+    }
+    report(&faults);
+}
+
+/// So that no event can be held up by it, nor cost it anything.
+#[test]
+fn the_way_of_an_event_does_not_know_the_audit_trail() {
+    let mut faults = Vec::new();
+    let way = ["model", "wire", "store", "provider", "ingest", "fanout", "session"];
+    for source in files("src", "rs").iter().filter(|source| source.module().is_some_and(|module| way.contains(&module)))
+    {
+        let lines = source.code().into_iter().filter(|(_, text)| text.contains("audit"));
+        faults.extend(lines.map(|(line, text)| format!("{}:{line}: {}", source.path, text.trim())));
     }
     report(&faults);
 }
@@ -472,7 +485,7 @@ fn pages_name_only_keys_that_there_are() {
     for page in files("", "md") {
         for code in page.text.split('`').skip(1).step_by(2) {
             let section = code.split('.').next().unwrap_or_default();
-            let is_key = ["server", "timeouts", "limits", "log", "supervisor"].contains(&section)
+            let is_key = ["server", "timeouts", "limits", "audit", "log", "supervisor"].contains(&section)
                 && code.contains('.')
                 && !code.ends_with(".rs")
                 && code.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.');

@@ -4,6 +4,7 @@
 //! and the [`Grant`] in which role and claims agree. Nothing here reads a clock.
 
 mod api_key;
+mod audited;
 mod authenticator;
 mod certificate;
 mod claims;

@@ -2,6 +2,7 @@
 //! beside it goes to standard error.
 
 mod api_key;
+mod audit;
 mod check_config;
 pub mod normalize;
 #[cfg(test)]
@@ -58,6 +59,8 @@ enum Command {
     Normalize(normalize::NormalizeArgs),
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Args, Debug)]
@@ -124,6 +127,7 @@ pub fn run(
         Command::CheckConfig(args) => check_config::run(&args, out),
         Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),
         Command::ApiKey(command) => api_key::run(&command, out, err),
+        Command::Audit(command) => audit::run(&command, out),
     }
 }
 

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use delay::DelayConfig;
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
+use crate::audit::AuditConfig;
 use crate::auth::{AuthConfig, check_listen};
 use crate::identity;
 use crate::provider::{ProviderConfig, supervisor};
@@ -47,6 +48,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// What delayed worlds take.
     pub delay: DelayConfig,
+    /// The trail of who came and what they were given.
+    pub audit: AuditConfig,
     /// Venues, each with its `kind` and the settings of that kind.
     pub provider: Vec<ProviderConfig>,
     /// How every provider is kept running.
@@ -63,6 +66,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             auth: AuthConfig::default(),
             delay: DelayConfig::default(),
+            audit: AuditConfig::default(),
             provider: vec![ProviderConfig::Sim(Default::default())],
             supervisor: supervisor::Config::default(),
             log: LogConfig::default(),
@@ -231,6 +235,7 @@ impl Config {
         }
         identity::check(&self.auth, faults);
         self.delay.check(&self.auth.delays(), self.server.feed_threads, faults);
+        faults.extend(self.audit.faults());
         if let Err(reason) = self.supervisor.check() {
             faults.push(key_fault("supervisor", &reason));
         }
@@ -252,6 +257,7 @@ impl Config {
             faults.extend(Material::check(tls, path));
         }
         identity::check_files(&self.auth, faults);
+        faults.extend(self.audit.file_faults());
         for (index, provider) in self.provider.iter().enumerate() {
             if let Err(fault) = provider.check_files() {
                 faults.push(Fault { key: format!("provider[{index}].{}", fault.key), ..fault });

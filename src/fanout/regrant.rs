@@ -14,22 +14,24 @@ const WITHDRAWN_ENTRIES_MAX: usize = 250;
 impl Fanout {
     /// Replaces a session's grant. `clamp` gives the options that it leaves of those asked for,
     /// or none where it allows the channel or mode no more. What the session must be told is
-    /// queued.
+    /// queued. How many streams it took away: instruments, counted once for each channel.
     pub fn regrant(
         &mut self,
         session: SessionId,
         grant: Arc<[Pattern]>,
         clamp: &dyn Fn(Channel, Options) -> Option<Options>,
-    ) {
+    ) -> usize {
         let before = self.sessions[session as usize].feeds;
+        let mut withdrawn = 0;
         for channel in Channel::ALL {
-            self.regrant_channel(session, channel, &grant, clamp);
+            withdrawn += self.regrant_channel(session, channel, &grant, clamp);
         }
         self.sessions[session as usize].grant = grant;
         for channel in Channel::ALL {
             self.update_session(session, channel);
         }
         self.tell_states(session, self.sessions[session as usize].feeds & !before);
+        withdrawn
     }
 
     fn regrant_channel(
@@ -38,7 +40,7 @@ impl Fanout {
         channel: Channel,
         grant: &Arc<[Pattern]>,
         clamp: &dyn Fn(Channel, Options) -> Option<Options>,
-    ) {
+    ) -> usize {
         let entries: Vec<EntryId> = self.sessions[session as usize]
             .entries
             .iter()
@@ -68,6 +70,7 @@ impl Fanout {
         for frame in changed {
             self.answer(session, frame);
         }
+        gone.len()
     }
 
     /// The instruments of entries as they are, and as another grant makes them.

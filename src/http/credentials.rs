@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use axum::http::Extensions;
 use axum::http::request::Parts;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Api, Problem};
+use super::{Api, Peer, Problem, RequestId};
+use crate::audit::{Event, Origin, Record};
 use crate::auth::{AuthError, ClientCertificate, Principal};
 use crate::metrics;
 use crate::time::wall;
@@ -29,6 +31,19 @@ impl Api {
     fn count_refused(&self, reason: &str) {
         self.registry.counter(metrics::AUTH_REFUSED, &[("reason", reason)]).increment(1);
     }
+
+    fn record_refused(&self, reason: &'static str, parts: &Parts) {
+        let event = || Event::Refused { at: "http", reason, code: Some(401) };
+        self.audit.record(|| Record::of(event()).origin(&origin_of(&parts.extensions)));
+    }
+}
+
+/// Where a request came from, for the audit trail.
+pub(super) fn origin_of(extensions: &Extensions) -> Origin {
+    Origin {
+        remote: extensions.get::<Peer>().map(|peer| peer.0),
+        request_id: extensions.get::<RequestId>().map(|id| id.as_str().into()),
+    }
 }
 
 /// The one who asks; a handler that takes it is closed to everyone else.
@@ -38,16 +53,21 @@ impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let refused = |error: AuthError| {
+            api.record_refused(error.as_str(), parts);
+            Problem::invalid_token(error)
+        };
         let Some((kind, text)) = header_credential(&parts.headers)? else {
             let shown = parts.extensions.get::<Arc<ClientCertificate>>();
             if let Some(judged) = shown.and_then(|shown| api.authenticator.certificate(shown, wall())) {
                 let judged = judged.inspect_err(|error| api.count_refused(error.as_str()));
-                return judged.map(Self).map_err(Problem::invalid_token);
+                return judged.map(Self).map_err(refused);
             }
             api.count_refused("missing");
+            api.record_refused("missing", parts);
             let message = "send a token in Authorization: Bearer, or a key in X-API-Key";
             return Err(Problem::unauthorized(ErrorCode::Unauthenticated.as_str(), message));
         };
-        api.judge(kind, &text).map(Self).map_err(Problem::invalid_token)
+        api.judge(kind, &text).map(Self).map_err(refused)
     }
 }

@@ -78,7 +78,7 @@ pub(super) async fn edge(State(registry): State<Arc<Registry>>, mut request: Req
 
 /// The access log: by template, so that neither ids nor a token in a URL reach it.
 fn log(method: &hyper::Method, path: &str, status: StatusCode, id: &RequestId, took_ns: u64) {
-    let (method, status, request_id, took_us) = (method.as_str(), status.as_u16(), id.as_str(), took_ns / 1000);
+    let (method, status, request_id, took_us) = (name(method), status.as_u16(), id.as_str(), took_ns / 1000);
     if status == 500 {
         tracing::error!(method, path, status, request_id, took_us, "request failed");
     } else if path == PATH_HEALTH || !path.starts_with("/api/") {
@@ -87,6 +87,12 @@ fn log(method: &hyper::Method, path: &str, status: StatusCode, id: &RequestId, t
     } else {
         tracing::info!(method, path, status, request_id, took_us, "request");
     }
+}
+
+/// A method's name; one that nobody knows may be anything that a client wrote, a credential too.
+fn name(method: &hyper::Method) -> &str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    if known.contains(&method.as_str()) { method.as_str() } else { "other" }
 }
 
 /// The response with its envelope, if it is an error, and the headers that all have.

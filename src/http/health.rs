@@ -70,6 +70,9 @@ struct Health {
     certificates: Vec<CertificateHealth>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     issuers: Vec<IssuerHealth>,
+    /// Absent where there is no audit trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +86,8 @@ struct FeedHealth {
 
 /// `down` while the hub is not ready or has no feed that could deliver, which is an error with the
 /// same members as its details; `degraded` where one of them is not live, the keys of an issuer could
-/// not be fetched, or a listener's certificate ends soon.
+/// not be fetched, a listener's certificate ends soon, or the audit trail cannot be
+/// written.
 ///
 /// Asks for no credential; who shows one that is delayed is told of the feeds as of then.
 pub(super) async fn health(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
@@ -91,8 +95,10 @@ pub(super) async fn health(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
     let states: Vec<FeedState> = store.feeds().map(|(_, feed)| feed.status().state).collect();
     let readiness = api.readiness.state();
     let (certificates, issuers) = ((api.certificates)(), (api.issuers)());
-    let good =
-        certificates.iter().all(|certificate| certificate.good) && issuers.iter().all(|issuer| issuer.is_current);
+    let good = !api.audit.is_failing()
+        && certificates.iter().all(|certificate| certificate.good)
+        && issuers.iter().all(|issuer| issuer.is_current);
+    let audit = api.audit.is_on().then(|| if api.audit.is_failing() { "failing" } else { "ok" });
     let status = overall(readiness, &states, good);
     let feeds = store.feeds().map(|(_, feed)| {
         let status = feed.status();
@@ -121,6 +127,7 @@ pub(super) async fn health(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
         feeds: feeds.collect(),
         certificates,
         issuers,
+        audit,
     };
     if status != "down" {
         return Ok(Json(health).into_response());

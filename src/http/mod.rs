@@ -27,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::StatusCode;
 
+use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::metrics::Registry;
 use crate::store::Store;
@@ -39,6 +40,7 @@ pub use readiness::{Readiness, ReadinessState};
 pub use serve::{Listener, Peer, ServeLimits, serve};
 pub use upgrade::upgrade_router;
 
+use credentials::origin_of;
 use world::World;
 
 /// Where subscribers find the hub's health; open to everyone.
@@ -64,6 +66,7 @@ pub struct Api {
     left_out: Option<Box<dyn Fn(&str) -> LeftOut + Send + Sync>>,
     certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
     issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
+    audit: Audit,
     started: Mono,
 }
 
@@ -79,7 +82,17 @@ impl Api {
         let certificates = Box::new(Vec::<CertificateHealth>::new);
         let issuers = Box::new(Vec::<IssuerHealth>::new);
         let worlds = vec![World::new(Duration::ZERO, store)];
-        Self { worlds, authenticator, registry, readiness, left_out: None, certificates, issuers, started: mono() }
+        Self {
+            worlds,
+            authenticator,
+            registry,
+            readiness,
+            left_out: None,
+            certificates,
+            issuers,
+            audit: Audit::off(),
+            started: mono(),
+        }
     }
 
     /// Takes what health lists of the listeners' certificates from `now`.
@@ -93,6 +106,12 @@ impl Api {
     pub fn with_delayed(mut self, stores: impl IntoIterator<Item = (Duration, Arc<Store>)>) -> Self {
         self.worlds.extend(stores.into_iter().map(|(delay, store)| World::new(delay, store)));
         self
+    }
+
+    /// The same, with refusals recorded in `audit`, and health that says how that is.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.

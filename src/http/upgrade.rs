@@ -12,7 +12,7 @@ use axum::routing::any;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::Problem;
+use super::{Problem, origin_of};
 use crate::transport::websocket::{Refusal, judge_handshake};
 use crate::transport::{Admitted, Door, Refused, Stream};
 
@@ -31,7 +31,8 @@ pub fn upgrade_router(door: Arc<Door>, timeout: Duration) -> Router {
 
 async fn prices(State(upgrade): State<Arc<Upgrade>>, mut request: Request) -> Result<Response, Problem> {
     let offer = judge_handshake(&request).map_err(|refusal| not_offered(&refusal))?;
-    let admitted = upgrade.door.judge(&offer).map_err(|refused| not_admitted(&refused))?;
+    let admitted =
+        upgrade.door.judge(&offer, origin_of(request.extensions())).map_err(|refused| not_admitted(&refused))?;
     let name = session_name()?;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(hand_over(upgrade, upgraded, admitted, name));

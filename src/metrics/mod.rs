@@ -101,6 +101,14 @@ metric_names! {
     ISSUER_KEYS_AGE = "tickhub_issuer_keys_age_seconds", Gauge, "Time since the keys of an issuer were last fetched, or first tried to be";
     ISSUER_FETCHES = "tickhub_issuer_fetches_total", Counter, "Fetches of an issuer's keys, by outcome";
     ISSUER_UNKNOWN_KEYS = "tickhub_issuer_unknown_keys_total", Counter, "Tokens of an issuer that named a key which it has not published";
+    AUDIT_RECORDS = "tickhub_audit_records_total", Counter, "Records written to the audit trail, by event";
+    AUDIT_SUMMED = "tickhub_audit_refusals_summed_total", Counter, "Refusals that the audit trail tells together with others like them";
+    AUDIT_LOST = "tickhub_audit_lost_total", Counter, "Records that found the audit trail's queue full; the trail says where";
+    AUDIT_QUEUE = "tickhub_audit_queue_records", Gauge, "Records that wait to be written to the audit trail";
+    AUDIT_QUEUE_MAX = "tickhub_audit_queue_records_max", Gauge, "Bound of tickhub_audit_queue_records";
+    AUDIT_BYTES = "tickhub_audit_written_bytes_total", Counter, "Bytes written to the audit trail";
+    AUDIT_ERRORS = "tickhub_audit_write_errors_total", Counter, "Writes to the audit trail that failed; they are tried again";
+    AUDIT_FAILING = "tickhub_audit_failing", Gauge, "1 while the audit trail cannot be written";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
     TLS_HANDSHAKES = "tickhub_tls_handshakes_total", Counter, "Handshakes of TLS done, by listener, version and whether resumed";

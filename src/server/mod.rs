@@ -1,5 +1,6 @@
 //! The composition root: builds every part, starts every thread, and drains them in order.
 
+mod auditing;
 mod ready;
 mod secure;
 mod threads;
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::audit::Auditor;
 use crate::auth::{Authenticator, DevelopmentKey, check_listen};
 use crate::config::{Config, LogFormat};
 use crate::http::{self, Api, IssuerHealth, Readiness, ReadinessState};
@@ -63,6 +65,8 @@ pub struct Hub {
     /// Follows the keys of issuers for as long as it is there.
     _identity: Identity,
     control: Option<Runtime>,
+    /// Dropped last: whatever ends may be recorded.
+    auditor: Auditor,
 }
 
 impl Hub {
@@ -79,8 +83,11 @@ impl Hub {
             .map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
         let authenticator = Arc::new(authenticator);
         let registry = Registry::new();
+        let auditor = auditing::start(config, &registry)?;
+        let audit = auditor.audit();
         let store = Store::new(config.limits.resume_bytes);
-        let common = Common { store, registry: Arc::clone(&registry), epoch: epoch()?.into() };
+        let epoch = epoch()?.into();
+        let common = Common { store, registry: Arc::clone(&registry), epoch, audit: audit.clone() };
         for provider in &config.provider {
             common.store.feed_of(provider.venue(), &common.epoch, time::wall()).context("too many providers")?;
         }
@@ -114,17 +121,14 @@ impl Hub {
             Arc::clone(&authenticator),
             admissions,
             meters,
-        );
+        )
+        .with_audit(audit.clone());
         let readiness = Arc::new(Readiness::default());
         let [tls, ops_tls] = secure::acceptors(config, &registry)?;
         let certificates = secure::certificates([&tls, &ops_tls]);
-        let api = Api::new(
-            Arc::clone(&common.store),
-            Arc::clone(&authenticator),
-            Arc::clone(&registry),
-            Arc::clone(&readiness),
-        );
-        let api = api.with_delayed(delayed).with_certificates(certificates);
+        let store = Arc::clone(&common.store);
+        let api = Api::new(store, Arc::clone(&authenticator), Arc::clone(&registry), Arc::clone(&readiness));
+        let api = api.with_delayed(delayed).with_certificates(certificates).with_audit(audit.clone());
         let api = Arc::new(api.with_issuers(issuers_of(&identity)));
         let (listen, ops) = control.block_on(async {
             identity.settled(KEYS_WAIT).await;
@@ -151,6 +155,7 @@ impl Hub {
         // The operations listener outlives the drain, so that it can be watched.
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
         readiness.advance(ReadinessState::Ready);
+        auditing::started(&audit, at, ops_at);
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
         let ready = Ready {
@@ -173,6 +178,7 @@ impl Hub {
             drain: config.timeouts.drain.duration() + config.timeouts.close.duration(),
             _identity: identity,
             control: Some(control),
+            auditor,
         })
     }
 
@@ -199,6 +205,7 @@ impl Hub {
         wait_for(&mut self.workers, END_GRACE);
         self.feed_stopper.stop();
         wait_for(&mut self.feeds, END_GRACE);
+        auditing::stopped(&self.auditor.audit());
     }
 }
 
@@ -212,6 +219,15 @@ impl Drop for Hub {
             control.shutdown_background();
         }
     }
+}
+
+fn control_runtime(threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("control")
+        .on_thread_start(lower_priority)
+        .enable_all()
+        .build()
 }
 
 /// Runs a hub until SIGTERM or SIGINT, then drains it. Standard output gets a token in
@@ -315,11 +331,6 @@ fn observe(common: &Common) {
         max.set(rings.bytes_max as f64);
         refused.absolute(rings.refused);
     });
-}
-
-fn control_runtime(threads: usize) -> std::io::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(threads).thread_name("control").on_thread_start(lower_priority).enable_all().build()
 }
 
 /// Handshakes, tokens and REST give way to the data side.

@@ -9,6 +9,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::fanout::{Budget, Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
 use crate::ingest::{Ingest, LineWriter};
@@ -86,6 +87,7 @@ pub(super) struct Common {
     pub(super) store: Arc<Store>,
     pub(super) registry: Arc<Registry>,
     pub(super) epoch: Arc<str>,
+    pub(super) audit: Audit,
 }
 
 /// Starts the feed threads; provider `n` runs on thread `n` modulo their number. `lines` are each
@@ -192,6 +194,7 @@ pub(super) fn start_workers(
                 spread: config.timeouts.drain.duration(),
                 retry_after: config.timeouts.drain.duration(),
             },
+            audit: common.audit.clone(),
         };
         let (drain, stop) = (drain.clone(), stop.clone());
         let runtime = Builder::new_current_thread().enable_all().build().context("starting a worker")?;

@@ -45,6 +45,24 @@ pub enum Verdict {
     Bad(AuthError),
 }
 
+/// What a verdict made of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing: it had ended already.
+    Moot,
+    /// It is in.
+    Entered,
+    /// It ends, for a reason in one word.
+    Refused(&'static str),
+    /// It goes on with another principal, which took so many streams away.
+    Renewed {
+        /// Instruments, counted once for each channel.
+        withdrawn: usize,
+    },
+    /// It goes on as it was, for a reason in one word.
+    NotRenewed(&'static str),
+}
+
 /// Where a session is on its way in.
 #[derive(Debug)]
 enum State {
@@ -235,29 +253,34 @@ impl Session {
         Some(Verify { token, first })
     }
 
-    /// The judgement of the credential that [`Self::on_text`] gave out.
-    pub fn on_verdict(&mut self, fanout: &mut Fanout, verdict: Verdict, now: Now) {
+    /// The judgement of the credential that [`Self::on_text`] gave out; what it made of the session.
+    pub fn on_verdict(&mut self, fanout: &mut Fanout, verdict: Verdict, now: Now) -> Outcome {
         if self.closed.is_some() {
-            return;
+            return Outcome::Moot;
         }
         match std::mem::replace(&mut self.state, State::Waiting) {
-            State::Waiting => {}
+            State::Waiting => Outcome::Moot,
             State::Checking { id } => match verdict {
                 Verdict::Good(principal, admission) => self.enter(fanout, principal, admission, Some(id.as_ref()), now),
                 Verdict::Full => {
                     self.end(fanout, CloseCode::ConnectionLimit, "the subject has as many sessions as it may", now);
+                    Outcome::Refused(CloseCode::ConnectionLimit.as_str())
                 }
                 Verdict::Bad(error) => {
                     self.meters.refused(error);
                     self.error(fanout, id.as_ref(), ErrorCode::InvalidToken, &error.to_string());
                     self.end_flushed(fanout, CloseCode::Unauthenticated, &error.to_string(), now);
+                    Outcome::Refused(error.as_str())
                 }
             },
             State::In { principal, _admission, checking } => {
                 let id = checking.flatten();
-                let renewed = self.renew(fanout, &principal, verdict, id.as_ref(), now);
-                let principal = renewed.unwrap_or(principal);
+                let (principal, outcome) = match self.renew(fanout, &principal, verdict, id.as_ref(), now) {
+                    Ok((renewed, withdrawn)) => (renewed, Outcome::Renewed { withdrawn }),
+                    Err(reason) => (principal, Outcome::NotRenewed(reason)),
+                };
                 self.state = State::In { principal, _admission, checking: None };
+                outcome
             }
         }
     }
@@ -270,11 +293,11 @@ impl Session {
         admission: Option<Admission>,
         answered: Option<Option<&CommandId>>,
         now: Now,
-    ) {
+    ) -> Outcome {
         let grant = &principal.grant;
         if grant.symbols().is_empty() || grant.channels().iter().next().is_none() {
             self.end(fanout, CloseCode::Forbidden, "the credential grants nothing", now);
-            return;
+            return Outcome::Refused(CloseCode::Forbidden.as_str());
         }
         fanout.regrant(self.id, grant.symbols_shared(), &|_, options| Some(options));
         self.set_expiry(principal.expires, now);
@@ -303,9 +326,11 @@ impl Session {
         for subscribe in std::mem::take(&mut self.url) {
             self.subscribe(fanout, &grant, None, &subscribe, now);
         }
+        Outcome::Entered
     }
 
-    /// A renewal of a live session; its new principal where it is good.
+    /// A renewal of a live session; its new principal where it is good, and how many streams it took
+    /// away, else why not.
     fn renew(
         &mut self,
         fanout: &mut Fanout,
@@ -313,7 +338,7 @@ impl Session {
         verdict: Verdict,
         id: Option<&CommandId>,
         now: Now,
-    ) -> Option<Arc<Principal>> {
+    ) -> Result<(Arc<Principal>, usize), &'static str> {
         match verdict {
             // Another delay is another world, whose numbers are behind or ahead of what was told.
             Verdict::Good(principal, _)
@@ -324,28 +349,29 @@ impl Session {
                 // Under the old grant, whose it is: behind the answer nothing of it may come.
                 fanout.learn_new_feeds();
                 fanout.answer(self.id, answer::ok(id, principal.expires));
+                let mut withdrawn = 0;
                 if principal.grant != held.grant {
                     self.set_patience(fanout, &principal.grant);
                     let (grant, backlog_max) = (Arc::clone(&principal.grant), self.backlog_max(&principal.grant));
                     let clamp = move |channel, options| super::commands::clamp(&grant, backlog_max, channel, options);
-                    fanout.regrant(self.id, principal.grant.symbols_shared(), &clamp);
+                    withdrawn = fanout.regrant(self.id, principal.grant.symbols_shared(), &clamp);
                 }
-                Some(principal)
+                Ok((principal, withdrawn))
             }
             Verdict::Good(principal, _) => {
-                let message = if principal.subject == held.subject {
-                    "the token has another delay; connect anew with it"
+                let (message, reason) = if principal.account() == held.account() {
+                    ("the token has another delay; connect anew with it", "another_delay")
                 } else {
-                    "the token is another subject's"
+                    ("the token is another subject's", "another_subject")
                 };
                 self.error(fanout, id, ErrorCode::InvalidToken, message);
-                None
+                Err(reason)
             }
-            Verdict::Full => None,
+            Verdict::Full => Err(CloseCode::ConnectionLimit.as_str()),
             Verdict::Bad(error) => {
                 self.meters.refused(error);
                 self.error(fanout, id, ErrorCode::InvalidToken, &error.to_string());
-                None
+                Err(error.as_str())
             }
         }
     }

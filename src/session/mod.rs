@@ -8,4 +8,4 @@ mod machine;
 pub use admission::{Admission, Admissions};
 pub use commands::Meters;
 pub use limits::SessionConfig;
-pub use machine::{Now, Session, Verdict, Verify};
+pub use machine::{Now, Outcome, Session, Verdict, Verify};

@@ -11,6 +11,7 @@ use super::handover::{Entry, Handover, Place, Places, Verifier};
 use super::stream::Leaving;
 use super::websocket::{Credential, HeaderKind, Offer};
 use super::worlds::Worlds;
+use crate::audit::{Audit, Event, Origin, Record};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::model::Channel;
 use crate::session::{Admissions, Meters, Verdict, Verify};
@@ -55,6 +56,7 @@ pub struct Door {
     authenticator: Arc<Authenticator>,
     admissions: Admissions,
     meters: Arc<Meters>,
+    audit: Audit,
 }
 
 /// A handshake that is judged, and to be answered with 101.
@@ -64,6 +66,7 @@ pub struct Admitted {
     format: Format,
     url: Vec<Subscribe>,
     place: Place,
+    origin: Origin,
 }
 
 impl Door {
@@ -88,7 +91,14 @@ impl Door {
             authenticator,
             admissions,
             meters,
+            audit: Audit::off(),
         }
+    }
+
+    /// The same, with refusals recorded in `audit`.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// Open sessions of the whole hub.
@@ -97,11 +107,11 @@ impl Door {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Judges a handshake's credential and what its URL subscribes to.
+    /// Judges a handshake's credential and what its URL subscribes to; it came from `origin`.
     ///
     /// # Errors
     /// [`Refused`] is to be answered before the upgrade.
-    pub fn judge(&self, offer: &Offer) -> Result<Admitted, Refused> {
+    pub fn judge(&self, offer: &Offer, origin: Origin) -> Result<Admitted, Refused> {
         let url = match &offer.subscription {
             Some(subscription) => url_subscriptions(&subscription.channels, &subscription.symbols)?,
             None => Vec::new(),
@@ -123,27 +133,40 @@ impl Door {
             }
         };
         let entry = match verdict {
-            None => Entry::Open(Place::take(&self.strangers, self.strangers_max).ok_or(Refused::Full)?),
-            Some(Ok(principal)) => self.admit(principal),
+            None => Entry::Open(Place::take(&self.strangers, self.strangers_max).ok_or_else(|| self.full(&origin))?),
+            Some(Ok(principal)) => self.admit(principal, &origin),
             Some(Err(error)) => {
                 self.meters.refused(error);
+                let code = if in_header { 401 } else { CloseCode::Unauthenticated.number() };
+                self.audit.record(|| refusal(error.as_str(), code, &origin));
                 if in_header {
                     return Err(Refused::Unauthenticated(error));
                 }
                 Entry::Refused(CloseCode::Unauthenticated, error.to_string())
             }
         };
-        let place = Place::take(&self.sessions, self.sessions_max).ok_or(Refused::Full)?;
-        Ok(Admitted { entry, format: offer.format(), url, place })
+        let place = Place::take(&self.sessions, self.sessions_max).ok_or_else(|| self.full(&origin))?;
+        Ok(Admitted { entry, format: offer.format(), url, place, origin })
     }
 
-    fn admit(&self, principal: Principal) -> Entry {
+    fn full(&self, origin: &Origin) -> Refused {
+        self.audit.record(|| refusal(CloseCode::Overloaded.as_str(), 503, origin));
+        Refused::Full
+    }
+
+    fn admit(&self, principal: Principal, origin: &Origin) -> Entry {
         if !self.workers.has(principal.grant.delay()) {
-            return Entry::Refused(CloseCode::Forbidden, "the hub has no world of the token's delay".to_owned());
+            let code = CloseCode::Forbidden;
+            self.audit.record(|| refusal(code.as_str(), code.number(), origin).by(principal.who()));
+            return Entry::Refused(code, "the hub has no world of the token's delay".to_owned());
         }
         match self.admissions.admit(&principal, self.connections_max) {
             Some(admission) => Entry::Good(Arc::new(principal), admission),
-            None => Entry::Refused(CloseCode::ConnectionLimit, "the subject has as many sessions as it may".to_owned()),
+            None => {
+                let code = CloseCode::ConnectionLimit;
+                self.audit.record(|| refusal(code.as_str(), code.number(), origin).by(principal.who()));
+                Entry::Refused(code, "the subject has as many sessions as it may".to_owned())
+            }
         }
     }
 
@@ -157,11 +180,16 @@ impl Door {
         };
         let Some(worker) = self.workers.least(delay) else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
-        let Admitted { entry, format, url, place } = admitted;
+        let Admitted { entry, format, url, place, origin } = admitted;
         let places: Places = (place, at_worker);
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { connection, name, format, entry, url, places }).await;
+        let _ = worker.handovers.send(Handover { connection, name, origin, format, entry, url, places }).await;
     }
+}
+
+/// A handshake that is refused, as the audit trail has it.
+fn refusal(reason: &'static str, code: u16, origin: &Origin) -> Record {
+    Record::of(Event::Refused { at: "handshake", reason, code: Some(code) }).origin(origin)
 }
 
 fn url_subscriptions(channels: &[String], symbols: &[String]) -> Result<Vec<Subscribe>, Refused> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::stream::Leaving;
+use crate::audit::Origin;
 use crate::auth::Principal;
 use crate::session::{Admission, Session, Verdict, Verify};
 use crate::wire::command::Subscribe;
@@ -38,6 +39,8 @@ pub struct Handover {
     pub connection: Leaving,
     /// The session's name.
     pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What its events come in.
     pub format: Format,
     /// Its right to be here.

@@ -1,6 +1,7 @@
 //! How subscribers reach the hub: one folder for each transport, and the worker that owns their
 //! sockets.
 
+mod audited;
 mod door;
 mod handover;
 mod meters;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::audited::Trace;
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::shedding::Shedding;
@@ -19,6 +20,7 @@ use super::socket::Socket;
 use super::tls::Scratch;
 use super::websocket;
 use super::worlds::Worlds;
+use crate::audit::{Audit, Origin};
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
 use crate::shutdown::Stop;
@@ -70,6 +72,8 @@ pub struct WorkerParts {
     pub worlds: Worlds,
     /// How it drains.
     pub drain: DrainConfig,
+    /// Where it records who came and went.
+    pub audit: Audit,
 }
 
 /// One live session.
@@ -79,6 +83,8 @@ pub(super) struct Live {
     pub(super) expired: bool,
     /// Its place among those who have not shown a credential yet.
     pub(super) stranger: Option<Place>,
+    /// None where auditing is off.
+    pub(super) trace: Option<Box<Trace>>,
     places: Places,
 }
 
@@ -161,6 +167,7 @@ pub(super) struct Worker {
     pub(super) verifier: Arc<dyn Verifier>,
     pub(super) delay: Duration,
     pub(super) worlds: Worlds,
+    audit: Audit,
 }
 
 pub(super) fn now() -> Now {
@@ -193,8 +200,13 @@ impl Worker {
         }
         state.sockets.due[index] = session.due(&state.fanout);
         state.sockets.sockets[index] = Some(socket);
-        state.sockets.live[index] =
-            Some(Live { session, expired: false, stranger: handover.stranger, places: handover.places });
+        let refused = handover.refused.is_some();
+        let mut trace = Trace::new(&self.audit, handover.origin, handover.format, refused, now.mono);
+        if let Some(trace) = &mut trace {
+            trace.opened(&session);
+        }
+        let (stranger, places) = (handover.stranger, handover.places);
+        state.sockets.live[index] = Some(Live { session, expired: false, stranger, trace, places });
         if let Some((code, reason)) = handover.refused {
             state.end(id, code, &reason, now);
         }
@@ -204,19 +216,22 @@ impl Worker {
     }
 
     /// Forgets a session.
-    pub(super) fn close(&self, id: SessionId, reason: &str) {
+    pub(super) fn close(&self, id: SessionId, reason: &'static str) {
         let state = &mut *self.state.borrow_mut();
-        state.forget(id);
+        if let Some(Live { session, trace: Some(mut trace), .. }) = state.forget(id) {
+            trace.ended(&session, reason, time::mono());
+        }
         state.meters.closed(reason);
     }
 
     /// Forgets a session that goes on elsewhere: what it is there, and its places.
-    pub(super) fn give_up(&self, id: SessionId) -> Option<(Session, Format, Places)> {
+    pub(super) fn give_up(&self, id: SessionId) -> Option<(Session, Format, Origin, Places)> {
         let state = &mut *self.state.borrow_mut();
         let format = state.fanout.format(id)?;
-        let Live { session, places, .. } = state.forget(id)?;
+        let Live { session, trace, places, .. } = state.forget(id)?;
         state.meters.closed("moved");
-        Some((session, format, places))
+        let origin = trace.map_or_else(Origin::default, |trace| trace.into_origin());
+        Some((session, format, origin, places))
     }
 }
 
@@ -341,7 +356,7 @@ fn serve(worker: &Rc<Worker>, handover: Handover) {
 /// are to be told to go; `stop` when the worker must end.
 pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
     let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, .. } = parts;
-    let (verifier, delay, worlds, drain) = (parts.verifier, parts.delay, parts.worlds, parts.drain);
+    let (verifier, delay, worlds, drain, audit) = (parts.verifier, parts.delay, parts.worlds, parts.drain, parts.audit);
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
@@ -363,6 +378,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
         verifier,
         delay,
         worlds,
+        audit,
     });
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod pki;
+pub mod secrets;
 
 use tickhub::config::Config;
 use tickhub::server::Hub;

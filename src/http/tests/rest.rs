@@ -44,6 +44,17 @@ async fn health_tells_everyone_how_feeds_are() {
     assert_eq!((&draining["details"]["status"], &draining["details"]["instruments"]), (&json!("down"), &json!(2)));
 }
 
+#[tokio::test]
+async fn a_trail_that_cannot_be_written_degrades_health() {
+    let (api, key) = api();
+    let api = Arc::new(api.with_audit(Audit::failing()));
+    api.readiness.advance(ReadinessState::Ready);
+    let hub = Hub::serving(Arc::clone(&api), key, public_router(api, extra()), ServeLimits::default()).await;
+    let _writers = hub.add("SIM", &["A-USD"], FeedState::Live);
+    let health = hub.ask(PATH_HEALTH, &[]).await.json();
+    assert_eq!((&health["status"], &health["audit"]), (&json!("degraded"), &json!("failing")));
+}
+
 /// All ids over all pages, and how many pages there were.
 async fn all_pages(hub: &Hub, token: &str, query: &str) -> (Vec<String>, usize) {
     let (mut ids, mut pages, mut cursor) = (Vec::new(), 0, String::new());

@@ -35,7 +35,7 @@ pub(super) async fn hand_on(
         state.write(peer.id, now().mono);
         return Some(socket);
     };
-    let (session, format, (place, _)) = worker.give_up(peer.id)?;
+    let (session, format, origin, (place, _)) = worker.give_up(peer.id)?;
     // The worker has forgotten it: nothing else holds it.
     // The reader holds nothing: a credential is a whole message, and nothing behind it was read.
     let early = std::mem::take(&mut peer.held).into();
@@ -43,6 +43,7 @@ pub(super) async fn hand_on(
     let handover = Handover {
         connection,
         name: session.name().to_owned(),
+        origin,
         format,
         entry: Entry::Moved(Box::new(Moved { session, verdict })),
         url: Vec::new(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::frame::{FrameReader, Incoming, Violation};
 use super::moving::{belongs_elsewhere, hand_on};
+use crate::audit::Origin;
 use crate::auth::Principal;
 use crate::fanout::SessionId;
 use crate::session::{Admission, Session, Verdict, Verify};
@@ -18,6 +19,7 @@ use crate::wire::{CloseCode, Format};
 /// What a session is opened with.
 pub(in crate::transport) struct Opening {
     pub(in crate::transport) name: String,
+    pub(in crate::transport) origin: Origin,
     pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
@@ -42,7 +44,7 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { connection, name, format, entry, url, places } = handover;
+    let Handover { connection, name, origin, format, entry, url, places } = handover;
     let (socket, held) = Socket::new(connection).ok()?;
     let socket = Rc::new(socket);
     let (mut credential, mut refused, mut stranger, mut moved) = (None, None, None, None);
@@ -52,7 +54,7 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
         Entry::Refused(code, reason) => refused = Some((code, reason)),
         Entry::Moved(from) => moved = Some((from.session, from.verdict)),
     }
-    let opening = Opening { name, format, credential, refused, stranger, url, moved, places };
+    let opening = Opening { name, origin, format, credential, refused, stranger, url, moved, places };
     let id = worker.open(Rc::clone(&socket), opening);
     let reader = FrameReader::new(worker.config.message_bytes_max);
     let peer = Peer { reader, held, id, gone: false, elsewhere: None };
@@ -143,7 +145,10 @@ impl Peer {
                 let state = &mut *worker.state.borrow_mut();
                 let now = now();
                 if let Some(Some(live)) = state.sockets.live.get_mut(self.id as usize) {
-                    live.session.on_verdict(&mut state.fanout, verdict, now);
+                    let outcome = live.session.on_verdict(&mut state.fanout, verdict, now);
+                    if let Some(trace) = &mut live.trace {
+                        trace.judged(&live.session, outcome);
+                    }
                     if live.session.principal().is_some() {
                         live.stranger = None;
                     }
