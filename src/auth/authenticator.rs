@@ -11,8 +11,8 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use secrecy::ExposeSecret as _;
 
 use super::api_key::{ApiKeyHash, id_of};
-use super::claims::{Claims, Header, Parts, SUBJECT_BYTES_MAX, is_name};
 use super::certificate::Known;
+use super::claims::{Claims, Header, Parts, SUBJECT_BYTES_MAX, is_name};
 use super::config::ApiKey;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};

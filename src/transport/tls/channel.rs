@@ -326,7 +326,10 @@ impl Channel {
     ///
     /// # Errors
     /// As the socket says, but for `WouldBlock`.
-    pub(in crate::transport) fn flush(&mut self, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<Flushed> {
+    pub(in crate::transport) fn flush(
+        &mut self,
+        mut send: impl FnMut(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<Flushed> {
         if self.pending.is_empty() {
             return Ok(Flushed::Whole);
         }
