@@ -29,6 +29,7 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 pub use ready::Ready;
 
 use ready::Draft;
+use secure::Secured;
 use threads::{Common, Joints, start_feeds, start_workers};
 
 /// What the listeners' sockets may have waiting in the kernel.
@@ -115,15 +116,14 @@ impl Hub {
             meters,
         );
         let readiness = Arc::new(Readiness::default());
-        let [tls, ops_tls] = secure::acceptors(config, &registry)?;
-        let certificates = secure::certificates([&tls, &ops_tls]);
+        let secured = Secured::new(config, &registry)?;
         let api = Api::new(
             Arc::clone(&common.store),
             Arc::clone(&authenticator),
             Arc::clone(&registry),
             Arc::clone(&readiness),
         );
-        let api = Arc::new(api.with_certificates(certificates));
+        let api = Arc::new(api.with_certificates(secured.certificates()));
         let (listen, ops) = control.block_on(async {
             anyhow::Ok((
                 bind(config.server.listen, "server.listen")?,
@@ -138,26 +138,16 @@ impl Hub {
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
         let public = http::public_router(Arc::clone(&api), upgrade);
-        for acceptor in [&tls, &ops_tls].into_iter().flatten() {
-            control.spawn(Arc::clone(acceptor).watch(feed_stop.clone()));
-        }
-        let [s, ops_s] = [&tls, &ops_tls].map(|tls| if tls.is_some() { "s" } else { "" });
-        let listen = http::Listener { socket: listen, tls };
-        let ops = http::Listener { socket: ops, tls: ops_tls };
+        secured.watch(&control, &feed_stop);
+        let (listen, ops) = secured.listeners(listen, ops);
         control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
         // The operations listener outlives the drain, so that it can be watched.
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
         readiness.advance(ReadinessState::Ready);
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
-        let ready = Ready {
-            http: format!("http{s}://{at}"),
-            ws: format!("ws{s}://{at}/api/v1/ws/prices"),
-            ops: format!("http{ops_s}://{ops_at}"),
-            token,
-        };
         Ok(Self {
-            ready,
+            ready: secure::ready(config, at, ops_at, token),
             development,
             registry,
             readiness,
