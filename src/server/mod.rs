@@ -33,6 +33,7 @@ use crate::transport::{ControlVerifier, Door, Verifier};
 pub use ready::Ready;
 
 use ready::Draft;
+use secure::Secured;
 use threads::Common;
 use worlds::{Data, start_data};
 
@@ -124,11 +125,10 @@ impl Hub {
         )
         .with_audit(audit.clone());
         let readiness = Arc::new(Readiness::default());
-        let [tls, ops_tls] = secure::acceptors(config, &registry)?;
-        let certificates = secure::certificates([&tls, &ops_tls]);
+        let secured = Secured::new(config, &registry)?;
         let store = Arc::clone(&common.store);
         let api = Api::new(store, Arc::clone(&authenticator), Arc::clone(&registry), Arc::clone(&readiness));
-        let api = api.with_delayed(delayed).with_certificates(certificates).with_audit(audit.clone());
+        let api = api.with_delayed(delayed).with_certificates(secured.certificates()).with_audit(audit.clone());
         let api = Arc::new(api.with_issuers(issuers_of(&identity)));
         let (listen, ops) = control.block_on(async {
             identity.settled(KEYS_WAIT).await;
@@ -145,12 +145,8 @@ impl Hub {
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
         let public = http::public_router(Arc::clone(&api), upgrade);
-        for acceptor in [&tls, &ops_tls].into_iter().flatten() {
-            control.spawn(Arc::clone(acceptor).watch(feed_stop.clone()));
-        }
-        let [s, ops_s] = [&tls, &ops_tls].map(|tls| if tls.is_some() { "s" } else { "" });
-        let listen = http::Listener { socket: listen, tls };
-        let ops = http::Listener { socket: ops, tls: ops_tls };
+        secured.watch(&control, &feed_stop);
+        let (listen, ops) = secured.listeners(listen, ops);
         control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
         // The operations listener outlives the drain, so that it can be watched.
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
@@ -158,14 +154,8 @@ impl Hub {
         auditing::started(&audit, at, ops_at);
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
-        let ready = Ready {
-            http: format!("http{s}://{at}"),
-            ws: format!("ws{s}://{at}/api/v1/ws/prices"),
-            ops: format!("http{ops_s}://{ops_at}"),
-            token,
-        };
         Ok(Self {
-            ready,
+            ready: secure::ready(config, at, ops_at, token),
             development,
             registry,
             readiness,

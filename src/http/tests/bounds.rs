@@ -5,6 +5,7 @@ use axum::http::header::{CONNECTION, UPGRADE};
 use hyper_util::rt::TokioIo;
 
 use super::*;
+use crate::transport::Stream;
 
 fn limits() -> ServeLimits {
     ServeLimits { connections_max: 2, header_bytes_max: 8192, headers_max: 8, ..ServeLimits::default() }
@@ -116,7 +117,7 @@ async fn upgrade(mut request: Request) -> Response {
     let Peer(peer) = *request.extensions().get::<Peer>().expect("of the listener");
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let parts = upgraded.await.expect("upgraded").downcast::<TokioIo<TcpStream>>().expect("a plain socket");
+        let parts = upgraded.await.expect("upgraded").downcast::<TokioIo<Stream>>().expect("of the listener");
         let mut stream = parts.io.into_inner();
         stream.write_all(format!("{} {peer}", parts.read_buf.len()).as_bytes()).await.expect("connected");
         stream.read_u8().await
