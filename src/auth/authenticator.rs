@@ -53,6 +53,8 @@ pub struct Principal {
     pub role: Arc<str>,
     /// What it may have.
     pub grant: Arc<Grant>,
+    /// What the token's own claims leave of its role; `None` = all of it.
+    pub narrowing: Option<Arc<Narrowing>>,
     /// When the session must end unless it is renewed; `None` for an API key without an end. It
     /// is the token's `exp`, or the end of the leeway where the token came only within that.
     pub expires: Option<UnixNanos>,
@@ -108,9 +110,9 @@ impl Algorithm {
     }
 }
 
-struct Role {
+pub(super) struct Role {
     name: Arc<str>,
-    grant: Arc<Grant>,
+    pub(super) grant: Arc<Grant>,
 }
 
 /// Judges credentials by one configuration. Immutable: a changed configuration makes another one.
@@ -121,8 +123,8 @@ pub struct Authenticator {
     default_role: Option<String>,
     /// Tokens are signed with the first.
     keys: Vec<Key>,
-    roles: BTreeMap<String, Role>,
-    api_keys: BTreeMap<String, ApiKey>,
+    pub(super) roles: BTreeMap<String, Role>,
+    pub(super) api_keys: BTreeMap<String, ApiKey>,
 }
 
 impl Authenticator {
@@ -207,15 +209,16 @@ impl Authenticator {
         }
         let role = claims.role.as_ref().or(self.default_role.as_ref()).ok_or(AuthError::MissingClaim("role"))?;
         let role = self.roles.get(role).ok_or(AuthError::UnknownRole)?;
-        let grant = if claims.narrowing == Narrowing::default() {
-            Arc::clone(&role.grant)
-        } else {
-            Arc::new(role.grant.narrow(&claims.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?)
+        let narrowing = (claims.narrowing != Narrowing::default()).then(|| Arc::new(claims.narrowing));
+        let grant = match &narrowing {
+            None => Arc::clone(&role.grant),
+            Some(narrowing) => Arc::new(role.grant.narrow(narrowing).map_err(|_| AuthError::BadClaim("symbols"))?),
         };
         Ok(Principal {
             subject: claims.subject,
             role: Arc::clone(&role.name),
             grant,
+            narrowing,
             expires: Some(if claims.expires > now { claims.expires } else { last_moment }),
             issued: Some(claims.issued),
             token_id: claims.token_id,
@@ -246,6 +249,7 @@ impl Authenticator {
             subject: Arc::from(known.owner.as_str()),
             role: Arc::clone(&role.name),
             grant: Arc::clone(&role.grant),
+            narrowing: None,
             expires: known.expires,
             issued: None,
             token_id: Some(Arc::from(id)),

@@ -5,23 +5,27 @@
 
 mod api_key;
 mod authenticator;
+mod authority;
 mod claims;
 mod config;
 mod development;
 mod error;
 mod grant;
 mod patience;
+mod succession;
 #[cfg(test)]
 mod tests;
 
 pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
 pub use authenticator::{Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
+pub use authority::Authority;
 pub use claims::SUBJECT_BYTES_MAX;
 pub use config::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
 pub use development::{DevelopmentKey, KeyFileError, OpenToStrangers, check_listen};
 pub use error::{AuthError, SignError};
 pub use grant::{ChannelSet, GRANT_PATTERNS_MAX, Grant, NO_LIMIT, Narrowing, TooManyPatterns};
 pub use patience::{Patience, Policies};
+pub use succession::{Standing, Succession};
 
 /// Bytes from the system's generator; `None` where it has none.
 fn random<const N: usize>() -> Option<[u8; N]> {
