@@ -25,7 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::StatusCode;
 
-use crate::auth::Authenticator;
+use crate::auth::Authority;
 use crate::metrics::Registry;
 use crate::store::Store;
 use crate::time::{Mono, mono};
@@ -55,7 +55,7 @@ pub const PATH_WEBSOCKET: &str = "/api/v1/ws/prices";
 /// What the HTTP interface is about.
 pub struct Api {
     store: Arc<Store>,
-    authenticator: Arc<Authenticator>,
+    authenticator: Arc<Authority>,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
     catalog: Catalog,
@@ -68,7 +68,7 @@ impl Api {
     #[must_use]
     pub fn new(
         store: Arc<Store>,
-        authenticator: Arc<Authenticator>,
+        authenticator: Arc<Authority>,
         registry: Arc<Registry>,
         readiness: Arc<Readiness>,
     ) -> Self {

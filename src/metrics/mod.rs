@@ -67,6 +67,7 @@ metric_names! {
     SESSIONS = "tickhub_sessions", Gauge, "Open sessions, by transport and worker";
     SESSIONS_OPENED = "tickhub_sessions_opened_total", Counter, "Sessions opened, by transport";
     SESSIONS_CLOSED = "tickhub_sessions_closed_total", Counter, "Sessions closed, by transport and reason";
+    ORDERS = "tickhub_orders_total", Counter, "Orders of the control side to a worker, by kind and outcome";
     SUBSCRIPTIONS = "tickhub_subscriptions", Gauge, "Subscription entries held by sessions, by worker";
     STREAMS = "tickhub_streams_active", Gauge, "Streams that at least one session of a worker wants";
     DELIVERIES = "tickhub_deliveries_total", Counter, "Events written to sessions, by transport and format";

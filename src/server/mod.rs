@@ -11,11 +11,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::auth::{Authenticator, DevelopmentKey, check_listen};
+use crate::auth::{Authenticator, Authority, DevelopmentKey, check_listen};
 use crate::config::{Config, LogFormat};
 use crate::http::{self, Api, Readiness, ReadinessState};
 use crate::metrics::{self, Registry};
@@ -23,7 +24,7 @@ use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
 use crate::store::Store;
 use crate::time;
-use crate::transport::{ControlVerifier, Door, Verifier};
+use crate::transport::{ControlVerifier, Door, Orders, SharedTerms, Terms, Verifier};
 
 pub use ready::Ready;
 
@@ -45,6 +46,7 @@ pub struct Hub {
     development: bool,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
+    orders: Orders,
     http_stopper: Stopper,
     drain_stopper: Stopper,
     worker_stopper: Stopper,
@@ -67,7 +69,7 @@ impl Hub {
         let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
         let authenticator = Authenticator::new(&config.auth, key.as_ref())
             .map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
-        let authenticator = Arc::new(authenticator);
+        let authority = Arc::new(Authority::new(authenticator));
         let registry = Registry::new();
         let store = Store::new(config.limits.resume_bytes);
         let common = Common { store, registry: Arc::clone(&registry), epoch: epoch()?.into() };
@@ -92,31 +94,31 @@ impl Hub {
         let (worker_stopper, worker_stop) = stop_signal();
         let (feed_stopper, feed_stop) = stop_signal();
         let admissions = Admissions::default();
-        let connections_max = config.session().connections_max;
+        let terms: SharedTerms = Arc::new(ArcSwap::from_pointee(terms(config)));
         let verifier: Arc<dyn Verifier> = Arc::new(ControlVerifier {
             runtime: control.handle().clone(),
-            authenticator: Arc::clone(&authenticator),
+            authenticator: Arc::clone(&authority),
             admissions: admissions.clone(),
-            connections_max,
+            terms: Arc::clone(&terms),
         });
         let meters = Arc::new(Meters::new(&registry));
         let stops = (&drain, &worker_stop);
-        let (doors, workers) = start_workers(config, &mut joints, &common, &verifier, &meters, stops)?;
+        let (doors, workers) = start_workers(config, &mut joints, &common, &verifier, &meters, &terms, stops)?;
         let feeds = start_feeds(config, &mut joints, &common, &feed_stop)?;
 
         show_bounds(config, &registry);
         let door = Door::new(
             doors,
-            (config.limits.sessions, config.limits.unauthenticated),
-            connections_max,
-            Arc::clone(&authenticator),
+            terms,
+            Arc::clone(&authority),
             admissions,
+            joints.orders.number().clone(),
             meters,
         );
         let readiness = Arc::new(Readiness::default());
         let api = Arc::new(Api::new(
             Arc::clone(&common.store),
-            Arc::clone(&authenticator),
+            Arc::clone(&authority),
             Arc::clone(&registry),
             Arc::clone(&readiness),
         ));
@@ -139,7 +141,7 @@ impl Hub {
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
         readiness.advance(ReadinessState::Ready);
 
-        let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
+        let token = authority.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
         let ready = Ready {
             http: format!("http://{at}"),
             ws: format!("ws://{at}/api/v1/ws/prices"),
@@ -151,6 +153,7 @@ impl Hub {
             development,
             registry,
             readiness,
+            orders: joints.orders,
             http_stopper,
             drain_stopper,
             worker_stopper,
@@ -172,6 +175,12 @@ impl Hub {
     #[must_use]
     pub const fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// How its workers are told whom to end.
+    #[must_use]
+    pub const fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// Stops accepting, gives everyone the last values and tells them to come back later, spread
@@ -250,6 +259,14 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
+}
+
+fn terms(config: &Config) -> Terms {
+    Terms {
+        sessions_max: config.limits.sessions,
+        strangers_max: config.limits.unauthenticated,
+        session: Arc::new(config.session()),
+    }
 }
 
 fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -18,13 +18,18 @@ use crate::session::Meters;
 use crate::shutdown::Stop;
 use crate::store::Store;
 use crate::time;
-use crate::transport::{self, DrainConfig, Verifier, WorkerDoor, WorkerMeters, WorkerParts};
+use crate::transport::{
+    self, DrainConfig, OrderBook, Orders, SharedTerms, Verifier, WorkerDoor, WorkerMeters, WorkerParts,
+};
 
 /// Finished handshakes that may wait for one worker: more than it opens in a turn.
 const HANDOVERS_MAX: usize = 1024;
 
-/// What joins feed threads and workers: a lane from each to each, and a mailbox back.
+/// What joins feed threads and workers: a lane from each to each, and a mailbox back. And what
+/// joins the control side to the workers: orders.
 pub(super) struct Joints {
+    pub(super) orders: Orders,
+    books: Vec<OrderBook>,
     pub(super) mailboxes: Vec<Requests>,
     wakes: Vec<Arc<Wake>>,
     writers: Vec<Vec<LaneWriter>>,
@@ -52,7 +57,8 @@ impl Joints {
             writers.push(row);
         }
         let mailboxes = (0..feed_threads).map(|_| Requests::new(FEED_REQUESTS_MAX)).collect();
-        Self { mailboxes, wakes, writers, readers }
+        let (orders, books) = Orders::new(workers, registry);
+        Self { orders, books, mailboxes, wakes, writers, readers }
     }
 }
 
@@ -122,12 +128,14 @@ pub(super) fn start_workers(
     common: &Common,
     verifier: &Arc<dyn Verifier>,
     meters: &Arc<Meters>,
+    terms: &SharedTerms,
     (drain, stop): (&Stop, &Stop),
 ) -> anyhow::Result<(Vec<WorkerDoor>, Vec<JoinHandle<()>>)> {
     let (mut doors, mut handles) = (Vec::new(), Vec::new());
-    let session = Arc::new(config.session());
+    let session = Arc::clone(&terms.load().session);
     let budget = Budget::new(config.limits.outboxes_bytes, joints.readers.len());
-    for (worker, (lanes, wake)) in joints.readers.drain(..).zip(joints.wakes.drain(..)).enumerate() {
+    let ends = joints.readers.drain(..).zip(joints.wakes.drain(..)).zip(joints.books.drain(..));
+    for (worker, ((lanes, wake), orders)) in ends.enumerate() {
         let (handovers, receiver) = mpsc::channel(HANDOVERS_MAX);
         doors.push(WorkerDoor { handovers, sessions: Arc::default() });
         let outbox = OutboxLimits {
@@ -147,7 +155,8 @@ pub(super) fn start_workers(
             lanes,
             wake,
             handovers: receiver,
-            session: Arc::clone(&session),
+            orders,
+            terms: Arc::clone(terms),
             meters: Arc::clone(meters),
             worker_meters: WorkerMeters::new(&common.registry, worker, "websocket"),
             verifier: Arc::clone(verifier),

@@ -14,7 +14,7 @@ use crate::model::UnixNanos;
 use crate::time::duration_ns;
 use crate::wire::answer::{self, Welcome, WelcomeLimits};
 use crate::wire::command::{self, Command, CommandId, CommandLimits, Request};
-use crate::wire::{CloseCode, ErrorCode, Format, ping_frame, pong_frame};
+use crate::wire::{CloseCode, ErrorCode, Format, Frame, ping_frame, pong_frame};
 
 /// Both clocks, as the edge read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,17 +306,8 @@ impl Session {
     ) -> Option<Arc<Principal>> {
         match verdict {
             Verdict::Good(principal, _) if principal.subject == held.subject => {
-                self.set_expiry(principal.expires, now);
-                self.bucket.set_rate(principal.grant.commands_per_second().min(self.config.commands_per_second));
-                // Under the old grant, whose it is: behind the answer nothing of it may come.
-                fanout.learn_new_feeds();
-                fanout.answer(self.id, answer::ok(id, principal.expires));
-                if principal.grant != held.grant {
-                    self.set_patience(fanout, &principal.grant);
-                    let (grant, backlog_max) = (Arc::clone(&principal.grant), self.backlog_max(&principal.grant));
-                    let clamp = move |channel, options| super::commands::clamp(&grant, backlog_max, channel, options);
-                    fanout.regrant(self.id, principal.grant.symbols_shared(), &clamp);
-                }
+                let answer = answer::ok(id, principal.expires);
+                self.succeed(fanout, &held.grant, &principal, Some(answer), now);
                 Some(principal)
             }
             Verdict::Good(..) => {
@@ -329,6 +320,35 @@ impl Session {
                 self.error(fanout, id, ErrorCode::InvalidToken, &error.to_string());
                 None
             }
+        }
+    }
+
+    /// Puts another principal in the place of the one that is held, as a renewal does, without an
+    /// answer: its role has changed. What a smaller grant takes away is told.
+    pub fn regrant(&mut self, fanout: &mut Fanout, next: Arc<Principal>, now: Now) {
+        if self.closed.is_some() {
+            return;
+        }
+        if let State::In { principal, .. } = &mut self.state {
+            let held = std::mem::replace(principal, Arc::clone(&next));
+            self.succeed(fanout, &held.grant, &next, None, now);
+        }
+    }
+
+    /// What another principal brings with it.
+    fn succeed(&mut self, fanout: &mut Fanout, held: &Grant, next: &Principal, answer: Option<Frame>, now: Now) {
+        self.set_expiry(next.expires, now);
+        self.bucket.set_rate(next.grant.commands_per_second().min(self.config.commands_per_second));
+        // Under the old grant, whose it is: behind the answer nothing of it may come.
+        fanout.learn_new_feeds();
+        if let Some(answer) = answer {
+            fanout.answer(self.id, answer);
+        }
+        if *next.grant != *held {
+            self.set_patience(fanout, &next.grant);
+            let (grant, backlog_max) = (Arc::clone(&next.grant), self.backlog_max(&next.grant));
+            let clamp = move |channel, options| super::commands::clamp(&grant, backlog_max, channel, options);
+            fanout.regrant(self.id, next.grant.symbols_shared(), &clamp);
         }
     }
 

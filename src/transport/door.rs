@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handover::{Entry, Handover, Place, Places, Verifier};
+use super::orders::OrderNumber;
 use super::websocket::{Credential, HeaderKind, Offer};
-use crate::auth::{AuthError, Authenticator, Principal};
+use crate::auth::{AuthError, Authority, Principal};
 use crate::model::Channel;
-use crate::session::{Admissions, Meters, Verdict, Verify};
+use crate::session::{Admissions, Meters, SessionConfig, Verdict, Verify};
 use crate::time;
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
@@ -24,6 +26,20 @@ pub struct WorkerDoor {
     /// Its open sessions.
     pub sessions: Arc<AtomicUsize>,
 }
+
+/// On what terms new sessions are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Sessions of the whole hub.
+    pub sessions_max: usize,
+    /// Sessions that have not shown a credential yet.
+    pub strangers_max: usize,
+    /// Bounds and deadlines of each; a session keeps those that it was opened with.
+    pub session: Arc<SessionConfig>,
+}
+
+/// The terms as they are now; a reload puts others in their place.
+pub type SharedTerms = Arc<ArcSwap<Terms>>;
 
 /// Why a handshake is refused before the upgrade.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +57,12 @@ pub enum Refused {
 pub struct Door {
     workers: Vec<WorkerDoor>,
     sessions: Arc<AtomicUsize>,
-    sessions_max: usize,
     /// Sessions that have not shown a credential yet.
     strangers: Arc<AtomicUsize>,
-    strangers_max: usize,
-    connections_max: u32,
-    authenticator: Arc<Authenticator>,
+    terms: SharedTerms,
+    authenticator: Arc<Authority>,
     admissions: Admissions,
+    orders: OrderNumber,
     meters: Arc<Meters>,
 }
 
@@ -55,34 +70,25 @@ pub struct Door {
 #[derive(Debug)]
 pub struct Admitted {
     entry: Entry,
+    judged: u64,
     format: Format,
     url: Vec<Subscribe>,
     place: Place,
 }
 
 impl Door {
-    /// The door to `workers`, for so many sessions in all, and so many without a credential.
+    /// The door to `workers`, on these terms.
     #[must_use]
     pub fn new(
         workers: Vec<WorkerDoor>,
-        (sessions_max, strangers_max): (usize, usize),
-        connections_max: u32,
-        authenticator: Arc<Authenticator>,
+        terms: SharedTerms,
+        authenticator: Arc<Authority>,
         admissions: Admissions,
+        orders: OrderNumber,
         meters: Arc<Meters>,
     ) -> Self {
         let (sessions, strangers) = (Arc::default(), Arc::default());
-        Self {
-            workers,
-            sessions,
-            sessions_max,
-            strangers,
-            strangers_max,
-            connections_max,
-            authenticator,
-            admissions,
-            meters,
-        }
+        Self { workers, sessions, strangers, terms, authenticator, admissions, orders, meters }
     }
 
     /// Open sessions of the whole hub.
@@ -100,6 +106,9 @@ impl Door {
             Some(subscription) => url_subscriptions(&subscription.channels, &subscription.symbols)?,
             None => Vec::new(),
         };
+        // First of all: an order that is given from here on finds the session at its worker.
+        let judged = self.orders.last();
+        let terms = self.terms.load();
         let now = time::wall();
         let (verdict, in_header) = match &offer.credential {
             Credential::None => (None, false),
@@ -114,8 +123,8 @@ impl Door {
             }
         };
         let entry = match verdict {
-            None => Entry::Open(Place::take(&self.strangers, self.strangers_max).ok_or(Refused::Full)?),
-            Some(Ok(principal)) => self.admit(principal),
+            None => Entry::Open(Place::take(&self.strangers, terms.strangers_max).ok_or(Refused::Full)?),
+            Some(Ok(principal)) => self.admit(principal, &terms),
             Some(Err(error)) => {
                 self.meters.refused(error);
                 if in_header {
@@ -124,12 +133,12 @@ impl Door {
                 Entry::Refused(CloseCode::Unauthenticated, error.to_string())
             }
         };
-        let place = Place::take(&self.sessions, self.sessions_max).ok_or(Refused::Full)?;
-        Ok(Admitted { entry, format: offer.format(), url, place })
+        let place = Place::take(&self.sessions, terms.sessions_max).ok_or(Refused::Full)?;
+        Ok(Admitted { entry, judged, format: offer.format(), url, place })
     }
 
-    fn admit(&self, principal: Principal) -> Entry {
-        match self.admissions.admit(&principal, self.connections_max) {
+    fn admit(&self, principal: Principal, terms: &Terms) -> Entry {
+        match self.admissions.admit(&principal, terms.session.connections_max) {
             Some(admission) => Entry::Good(Arc::new(principal), admission),
             None => Entry::Refused(CloseCode::ConnectionLimit, "the subject has as many sessions as it may".to_owned()),
         }
@@ -141,10 +150,11 @@ impl Door {
         let least = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
         let Some(worker) = least else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
-        let Admitted { entry, format, url, place } = admitted;
+        let Admitted { entry, judged, format, url, place } = admitted;
         let places: Places = (place, at_worker);
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { stream, early, name, format, entry, url, places }).await;
+        let handover = Handover { stream, early, name, format, entry, judged, url, places };
+        let _ = worker.handovers.send(handover).await;
     }
 }
 
@@ -167,18 +177,18 @@ pub struct ControlVerifier {
     /// The control runtime.
     pub runtime: tokio::runtime::Handle,
     /// What judges.
-    pub authenticator: Arc<Authenticator>,
+    pub authenticator: Arc<Authority>,
     /// Where places are taken.
     pub admissions: Admissions,
-    /// Sessions that one subject may have.
-    pub connections_max: u32,
+    /// Sessions that one subject may have, among others.
+    pub terms: SharedTerms,
 }
 
 impl Verifier for ControlVerifier {
     fn verify(&self, verify: Verify) -> oneshot::Receiver<Verdict> {
         let (sender, receiver) = oneshot::channel();
         let authenticator = Arc::clone(&self.authenticator);
-        let (admissions, connections_max) = (self.admissions.clone(), self.connections_max);
+        let (admissions, connections_max) = (self.admissions.clone(), self.terms.load().session.connections_max);
         self.runtime.spawn(async move {
             let verdict = match authenticator.token(verify.token.expose_secret(), time::wall()) {
                 Err(error) => Verdict::Bad(error),

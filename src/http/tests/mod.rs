@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::auth::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, Narrowing, TokenRequest, new_api_key};
+use crate::auth::{Algorithm, ApiKeyConfig, AuthConfig, Authenticator, KeyConfig, Narrowing, TokenRequest, new_api_key};
 use crate::model::{FeedState, InstrumentDefinition, InstrumentId, Pattern, UnixNanos};
 use crate::settings::Span;
 use crate::shutdown::{Stopper, stop_signal};
@@ -63,7 +63,8 @@ fn api() -> (Api, String) {
         }],
         ..AuthConfig::default()
     };
-    let authenticator = Arc::new(Authenticator::new(&config, None).expect("a config without faults"));
+    let authenticator = Authenticator::new(&config, None).expect("a config without faults");
+    let authenticator = Arc::new(Authority::new(authenticator));
     let api = Api::new(Store::new(0), authenticator, Registry::new(), Arc::new(Readiness::default()));
     (api, new.key.expose_secret().to_owned())
 }

@@ -27,6 +27,7 @@ pub(in crate::transport) struct Opening {
     pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
+    pub(in crate::transport) judged: u64,
     /// Given back once a credential is good.
     pub(in crate::transport) stranger: Option<Place>,
     pub(in crate::transport) url: Vec<Subscribe>,
@@ -46,7 +47,7 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { stream, early, name, format, entry, url, places } = handover;
+    let Handover { stream, early, name, format, entry, judged, url, places } = handover;
     let stream = TcpStream::from_std(stream).ok()?;
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
@@ -55,9 +56,12 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
         Entry::Open(place) => (None, None, Some(place)),
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
-    let id = worker.open(Rc::clone(&socket), Opening { name, format, credential, refused, stranger, url, places });
+    let opening = Opening { name, format, credential, refused, judged, stranger, url, places };
+    let config = Arc::clone(&worker.terms.load().session);
+    let reader = FrameReader::new(config.message_bytes_max);
+    let id = worker.open(Rc::clone(&socket), config, opening);
     let peer = Peer {
-        reader: FrameReader::new(worker.config.message_bytes_max),
+        reader,
         // A copy: what came early is a part of the handshake's whole buffer.
         held: early.to_vec(),
         id,
@@ -132,15 +136,22 @@ impl Peer {
             Read::Empty => true,
             Read::Over => false,
             Read::Verify(verify) => {
+                let judged = worker.orders.last();
                 // A judge that is gone judges nothing good.
                 let verdict = worker.verifier.verify(verify).await;
                 let verdict = verdict.unwrap_or(Verdict::Bad(crate::auth::AuthError::Malformed));
                 let state = &mut *worker.state.borrow_mut();
                 let now = now();
                 if let Some(Some(live)) = state.sockets.live.get_mut(self.id as usize) {
+                    let held = live.session.principal().map(Arc::as_ptr);
                     live.session.on_verdict(&mut state.fanout, verdict, now);
-                    if live.session.principal().is_some() {
+                    let holds = live.session.principal().map(Arc::as_ptr);
+                    if holds.is_some() {
                         live.stranger = None;
+                    }
+                    // What was refused leaves the one that is held, which was judged when it was.
+                    if holds != held {
+                        state.arrived(self.id, judged, now);
                     }
                 }
                 state.write(self.id, now.mono);
@@ -224,7 +235,8 @@ impl Peer {
             let _ = socket2::SockRef::from(&socket.stream).shutdown(std::net::Shutdown::Write);
             // Read away what is still on its way: closing over unread bytes would reset the
             // connection and could take the close frame with it.
-            let _ = tokio::time::timeout(worker.config.close_timeout, read_away(worker, socket)).await;
+            let close_timeout = worker.terms.load().session.close_timeout;
+            let _ = tokio::time::timeout(close_timeout, read_away(worker, socket)).await;
         } else {
             let _ = socket2::SockRef::from(&socket.stream).set_linger(Some(Duration::ZERO));
         }
