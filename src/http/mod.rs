@@ -3,6 +3,7 @@
 //! Pages of other sites cannot read it: there is no CORS header. A credential comes in a header
 //! only, since a URL stands in logs and histories; only a WebSocket may have one in its query.
 
+mod admin;
 mod credentials;
 mod edge;
 mod health;
@@ -22,13 +23,14 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use hyper::StatusCode;
 
 use crate::auth::Authority;
 use crate::metrics::Registry;
 use crate::store::Store;
 use crate::time::{Mono, mono};
+use crate::transport::Orders;
 
 pub use edge::RequestId;
 pub use health::LeftOut;
@@ -47,6 +49,10 @@ pub const PATH_INSTRUMENTS: &str = "/api/v1/instruments";
 pub const PATH_INSTRUMENT: &str = "/api/v1/instruments/{id}";
 /// The latest value of one instrument.
 pub const PATH_TICKER: &str = "/api/v1/instruments/{id}/ticker";
+/// Who is connected; for administrators.
+pub const PATH_CONNECTIONS: &str = "/api/v1/admin/connections";
+/// One who is connected; for administrators.
+pub const PATH_CONNECTION: &str = "/api/v1/admin/connections/{session}";
 /// The description of all this; open to everyone.
 pub const PATH_OPENAPI: &str = "/api/v1/openapi.json";
 /// Where a WebSocket is asked for; its handler belongs to the transport.
@@ -58,6 +64,7 @@ pub struct Api {
     authenticator: Arc<Authority>,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
+    orders: Orders,
     catalog: Catalog,
     left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
     started: Mono,
@@ -71,6 +78,7 @@ impl Api {
         authenticator: Arc<Authority>,
         registry: Arc<Registry>,
         readiness: Arc<Readiness>,
+        orders: Orders,
     ) -> Self {
         let by_venue = Arc::clone(&store);
         let left_out = Box::new(move |venue: &str| {
@@ -79,7 +87,7 @@ impl Api {
             LeftOut { count: symbols.len() as u64, symbols }
         });
         let catalog = Catalog::default();
-        Self { store, authenticator, registry, readiness, catalog, left_out, started: mono() }
+        Self { store, authenticator, registry, readiness, orders, catalog, left_out, started: mono() }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.
@@ -97,6 +105,8 @@ pub fn public_router(api: Arc<Api>, extra: Router) -> Router {
         .route(PATH_INSTRUMENTS, get(instruments::list))
         .route(PATH_INSTRUMENT, get(instruments::one))
         .route(PATH_TICKER, get(instruments::ticker))
+        .route(PATH_CONNECTIONS, get(admin::list))
+        .route(PATH_CONNECTION, delete(admin::end))
         .route(PATH_OPENAPI, get(openapi::openapi))
         .with_state(Arc::clone(&api))
         .merge(extra);

@@ -121,6 +121,7 @@ impl Hub {
             Arc::clone(&authority),
             Arc::clone(&registry),
             Arc::clone(&readiness),
+            joints.orders.clone(),
         ));
         let (listen, ops) = control.block_on(async {
             anyhow::Ok((

@@ -17,7 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::auth::{Algorithm, ApiKeyConfig, AuthConfig, Authenticator, KeyConfig, Narrowing, TokenRequest, new_api_key};
+use crate::auth::{
+    Algorithm, ApiKeyConfig, AuthConfig, Authenticator, KeyConfig, Narrowing, TokenRequest, new_api_key,
+};
 use crate::model::{FeedState, InstrumentDefinition, InstrumentId, Pattern, UnixNanos};
 use crate::settings::Span;
 use crate::shutdown::{Stopper, stop_signal};
@@ -65,7 +67,9 @@ fn api() -> (Api, String) {
     };
     let authenticator = Authenticator::new(&config, None).expect("a config without faults");
     let authenticator = Arc::new(Authority::new(authenticator));
-    let api = Api::new(Store::new(0), authenticator, Registry::new(), Arc::new(Readiness::default()));
+    let registry = Registry::new();
+    let (orders, _) = Orders::new(0, &registry);
+    let api = Api::new(Store::new(0), authenticator, registry, Arc::new(Readiness::default()), orders);
     (api, new.key.expose_secret().to_owned())
 }
 
