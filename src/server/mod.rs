@@ -1,10 +1,12 @@
 //! The composition root: builds every part, starts every thread, and drains them in order.
 
 mod ready;
+mod reload;
 mod threads;
+mod watch;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,10 +16,11 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 use crate::auth::{Authenticator, Authority, DevelopmentKey, check_listen};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, ServeFiles};
 use crate::http::{self, Api, Readiness, ReadinessState};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
@@ -27,9 +30,11 @@ use crate::time;
 use crate::transport::{ControlVerifier, Door, Orders, SharedTerms, Terms, Verifier};
 
 pub use ready::Ready;
+pub use reload::Reloaded;
 
 use ready::Draft;
 use threads::{Common, Joints, start_feeds, start_workers};
+use watch::Watch;
 
 /// What the listeners' sockets may have waiting in the kernel.
 const BACKLOG: u32 = 4096;
@@ -43,7 +48,12 @@ const END_GRACE: Duration = Duration::from_secs(3);
 /// A running hub. Dropping it ends it without a drain.
 pub struct Hub {
     ready: Ready,
-    development: bool,
+    /// What it runs with: what it was started with, and what reloads have changed of that.
+    config: Config,
+    /// The key of development mode, where it was started in that.
+    development: Option<DevelopmentKey>,
+    authority: Arc<Authority>,
+    terms: SharedTerms,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
     orders: Orders,
@@ -64,12 +74,7 @@ impl Hub {
     /// Where the configuration cannot work here: an address in use, a state directory that is
     /// not ours, no keys on a public address.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        check_listen(&config.auth, &[config.server.listen, config.server.ops_listen])?;
-        let development = config.auth.is_development();
-        let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
-        let authenticator = Authenticator::new(&config.auth, key.as_ref())
-            .map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
-        let authority = Arc::new(Authority::new(authenticator));
+        let (development, authority) = authority(config)?;
         let registry = Registry::new();
         let store = Store::new(config.limits.resume_bytes);
         let common = Common { store, registry: Arc::clone(&registry), epoch: epoch()?.into() };
@@ -78,12 +83,7 @@ impl Hub {
         }
         observe(&common);
 
-        let control = Builder::new_multi_thread()
-            .worker_threads(config.server.control_threads)
-            .thread_name("control")
-            .on_thread_start(lower_priority)
-            .enable_all()
-            .build()?;
+        let control = control_runtime(config)?;
         let workers = match config.server.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(crate::limits::WORKERS_MAX),
             threads => threads,
@@ -109,7 +109,7 @@ impl Hub {
         show_bounds(config, &registry);
         let door = Door::new(
             doors,
-            terms,
+            Arc::clone(&terms),
             Arc::clone(&authority),
             admissions,
             joints.orders.number().clone(),
@@ -149,9 +149,13 @@ impl Hub {
             ops: format!("http://{ops_at}"),
             token,
         };
+        reload::loaded(&registry);
         Ok(Self {
             ready,
+            config: config.clone(),
             development,
+            authority,
+            terms,
             registry,
             readiness,
             orders: joints.orders,
@@ -210,36 +214,35 @@ impl Drop for Hub {
     }
 }
 
-/// Runs a hub until SIGTERM or SIGINT, then drains it. Standard output gets a token in
-/// development mode, and nothing else.
+/// Runs a hub until SIGTERM or SIGINT, then drains it; SIGHUP, or a change of the configuration's
+/// files, has them read again. Standard output gets a token in development mode, and nothing else.
 ///
 /// # Errors
 /// Where the hub cannot start.
-pub fn serve(config: Config, ready_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    start_log(&config)?;
+pub fn serve(config: Config, files: ServeFiles) -> anyhow::Result<ExitCode> {
+    let watch = Watch::new(files.config.clone());
+    let set_level = start_log(&config)?;
     raise_open_files();
-    let draft = ready_file.as_deref().map(Draft::make).transpose()?;
-    let hub = Hub::start(&config)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Before anyone can know of the process: without a handler a signal would end it.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    let draft = files.ready.as_deref().map(Draft::make).transpose()?;
+    let mut hub = Hub::start(&config)?;
     let ready = hub.ready().clone();
-    if hub.development {
+    if hub.development.is_some() {
         announce(&ready);
     }
     if let Some(draft) = draft {
         draft.publish(&ready)?;
     }
     tracing::info!(ws = ready.ws, http = ready.http, ops = ready.ops, "ready");
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        anyhow::Ok(())
-    })?;
+    runtime.block_on(until_terminated(&mut hub, signals, watch, files.config.as_deref(), &set_level));
     tracing::info!("draining");
     hub.drain();
-    if let Some(path) = &ready_file {
+    if let Some(path) = &files.ready {
         // Whoever looks for it finds a hub there, or nothing.
         let _ = std::fs::remove_file(path);
     }
@@ -247,19 +250,90 @@ pub fn serve(config: Config, ready_file: Option<PathBuf>) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn until_terminated(
+    hub: &mut Hub,
+    mut signals: Signals,
+    mut watch: Watch,
+    file: Option<&Path>,
+    set_level: &SetLevel,
+) {
+    loop {
+        let cause = tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => "SIGHUP",
+            () = watch.changed() => "a file has changed",
+        };
+        tracing::info!(cause, "reading the configuration again");
+        // Before it is read: what changes from here on is seen.
+        watch.look().await;
+        reload::read_again(hub, file, set_level).await;
+    }
+}
+
 #[allow(clippy::print_stdout)] // This is what was asked for.
 fn announce(ready: &Ready) {
     println!("{}", ready.token);
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level).context("log.level")?;
+/// Puts another level in the place of the log's.
+type SetLevel = Box<dyn Fn(&str) -> anyhow::Result<()>>;
+
+fn start_log(config: &Config) -> anyhow::Result<SetLevel> {
+    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match config.log.format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
+    let failed = |error| anyhow::anyhow!("starting the log: {error}");
+    match config.log.format {
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(failed)?;
+            Ok(Box::new(move |level| Ok(handle.reload(EnvFilter::try_new(level)?)?)))
+        }
+        LogFormat::Text => {
+            let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let builder = builder.with_ansi(colors).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(failed)?;
+            Ok(Box::new(move |level| Ok(handle.reload(EnvFilter::try_new(level)?)?)))
+        }
+    }
+}
+
+/// The key of development mode, where the configuration has none, and who judges credentials.
+fn authority(config: &Config) -> anyhow::Result<(Option<DevelopmentKey>, Arc<Authority>)> {
+    check_listen(&config.auth, &[config.server.listen, config.server.ops_listen])?;
+    let development = config.auth.is_development();
+    let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
+    let authenticator =
+        Authenticator::new(&config.auth, key.as_ref()).map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
+    Ok((key, Arc::new(Authority::new(authenticator))))
+}
+
+fn control_runtime(config: &Config) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(config.server.control_threads)
+        .thread_name("control")
+        .on_thread_start(lower_priority)
+        .enable_all()
+        .build()
 }
 
 fn terms(config: &Config) -> Terms {
