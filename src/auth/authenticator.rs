@@ -63,6 +63,8 @@ pub struct Principal {
     pub role: Arc<str>,
     /// What it may have.
     pub grant: Arc<Grant>,
+    /// What the token's own claims leave of its role; `None` = all of it.
+    pub narrowing: Option<Arc<Narrowing>>,
     /// When the session must end unless it is renewed; `None` for an API key without an end. It
     /// is the token's `exp`, or the end of the leeway where the token came only within that; of a
     /// certificate it is the end.
@@ -131,8 +133,8 @@ pub struct Authenticator {
     signing: Option<SigningKey>,
     pub(super) roles: BTreeMap<String, Role>,
     /// The delays that there are worlds of.
-    delays: Vec<Duration>,
-    api_keys: BTreeMap<String, ApiKey>,
+    pub(super) delays: Vec<Duration>,
+    pub(super) api_keys: BTreeMap<String, ApiKey>,
     pub(super) certificates: Vec<Known>,
 }
 
@@ -225,17 +227,20 @@ impl Authenticator {
         let expires = issuer.end(&claims, now)?;
         let role = issuer.mapping.role(claims.role.as_ref(), |name| self.roles.contains_key(name))?;
         let role = self.roles.get(&role).ok_or(AuthError::UnknownRole)?;
-        let grant = if claims.narrowing == Narrowing::default() {
-            Arc::clone(&role.grant)
-        } else {
-            let grant = role.grant.narrow(&claims.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?;
-            Arc::new(grant.in_world(&self.delays).ok_or(AuthError::BadClaim("delay"))?)
+        let narrowing = (claims.narrowing != Narrowing::default()).then(|| Arc::new(claims.narrowing));
+        let grant = match &narrowing {
+            None => Arc::clone(&role.grant),
+            Some(narrowing) => {
+                let grant = role.grant.narrow(narrowing).map_err(|_| AuthError::BadClaim("symbols"))?;
+                Arc::new(grant.in_world(&self.delays).ok_or(AuthError::BadClaim("delay"))?)
+            }
         };
         Ok(Principal {
             subject: claims.subject,
             issuer: issuer.realm().cloned(),
             role: Arc::clone(&role.name),
             grant,
+            narrowing,
             expires: Some(expires),
             issued: Some(claims.issued),
             token_id: claims.token_id,
@@ -267,6 +272,7 @@ impl Authenticator {
             issuer: None,
             role: Arc::clone(&role.name),
             grant: Arc::clone(&role.grant),
+            narrowing: None,
             expires: known.expires,
             issued: None,
             token_id: Some(Arc::from(id)),

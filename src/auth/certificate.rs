@@ -271,6 +271,7 @@ impl Authenticator {
             issuer: None,
             role: Arc::clone(&role.name),
             grant: Arc::clone(&role.grant),
+            narrowing: None,
             expires: Some(certificate.not_after),
             issued: None,
             token_id: Some(Arc::clone(&certificate.fingerprint)),

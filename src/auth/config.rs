@@ -288,7 +288,7 @@ fn overflow(names: &[String], path: &str, faults: &mut Vec<Fault>) -> Policies {
 }
 
 /// An API key that was read and checked.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct ApiKey {
     pub(super) hash: ApiKeyHash,
     pub(super) owner: String,

@@ -6,6 +6,7 @@
 mod api_key;
 mod audited;
 mod authenticator;
+mod authority;
 mod certificate;
 mod claims;
 mod config;
@@ -27,11 +28,13 @@ mod ring;
 #[cfg(test)]
 #[path = "../../tests/support/signer.rs"]
 mod signer;
+mod succession;
 #[cfg(test)]
 mod tests;
 
 pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
 pub use authenticator::{Account, Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
+pub use authority::Authority;
 pub use certificate::{CertificateConfig, ClientCertificate, not_after};
 pub use claims::SUBJECT_BYTES_MAX;
 pub use config::{ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
@@ -43,6 +46,7 @@ pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX, JwksError, KeySet, SkipReason};
 pub use key::Algorithm;
 pub use patience::{Patience, Policies};
 pub use ring::KeyRing;
+pub use succession::{Standing, Succession};
 
 /// Bytes from the system's generator; `None` where it has none.
 fn random<const N: usize>() -> Option<[u8; N]> {

@@ -17,16 +17,16 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::auth::{Authenticator, DevelopmentKey};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, ServeFiles};
 use crate::settings::Fault;
 
 /// Exit code where arguments or configuration are at fault: trying again is useless until they are
 /// changed.
 const FAULTY: u8 = 2;
 
-/// Runs a hub until it has drained. It gets the configuration and, if asked for, the file that
-/// shall say when it is ready and where.
-pub type Serve = fn(Config, Option<PathBuf>) -> anyhow::Result<ExitCode>;
+/// Runs a hub until it has drained. It gets the configuration and where that stands, to read it
+/// again, and if asked for, the file that shall say when it is ready and where.
+pub type Serve = fn(Config, ServeFiles) -> anyhow::Result<ExitCode>;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -122,7 +122,10 @@ pub fn run(
         }
     };
     match line.command.unwrap_or(Command::Serve(line.serve)) {
-        Command::Serve(args) => serve(args.config.load_to_serve()?, args.ready_file),
+        Command::Serve(args) => {
+            let config = args.config.load_to_serve()?;
+            serve(config, ServeFiles { config: args.config.config, ready: args.ready_file })
+        }
         Command::Token(args) => token::run(&args, out, err),
         Command::CheckConfig(args) => check_config::run(&args, out),
         Command::Normalize(args) => Ok(normalize::run(&args, out, err).into()),

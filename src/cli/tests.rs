@@ -13,8 +13,8 @@ use crate::time;
 const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes-for-tests";
 
 /// A serve that only says what it was given.
-fn serve(config: Config, ready_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("serving on {} {ready_file:?}", config.server.listen)
+fn serve(config: Config, files: ServeFiles) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("serving on {} {:?}", config.server.listen, files.ready)
 }
 
 struct Said {

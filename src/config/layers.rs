@@ -20,7 +20,7 @@ const ENV_PREFIX: &str = "TICKHUB__";
 /// Both layers, as far as they have the form of a configuration.
 #[derive(Default)]
 pub(super) struct Layers {
-    merged: Table,
+    pub(super) merged: Table,
     /// Where each key stands, by its path: `file:line`, or the variable's name.
     places: BTreeMap<String, String>,
     /// For each list of tables the numbers of those that have the form; the others are left out.

@@ -7,6 +7,7 @@
 mod delay;
 mod explain;
 mod layers;
+mod reload;
 mod sections;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use delay::DelayConfig;
+pub use reload::{RELOADED, ServeFiles};
 pub use sections::{LimitsConfig, LogConfig, LogFormat, ServerConfig, TimeoutsConfig};
 
 use crate::audit::AuditConfig;
@@ -128,6 +130,17 @@ fn listed(faults: &[PlacedFault]) -> String {
     format!("the configuration has {head}:{lines}")
 }
 
+/// A configuration file's text.
+fn read_file(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let long = format!("longer than {FILE_BYTES_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, long));
+    }
+    Ok(text)
+}
+
 impl Config {
     /// Reads `file`, if there is one, with the process's environment above it.
     ///
@@ -149,15 +162,7 @@ impl Config {
         let environment = std::env::vars_os();
         let Some(path) = file else { return Self::read_and(None, environment, check) };
         let name = path.display().to_string();
-        let unreadable = |source| ConfigError::Unreadable { path: name.clone(), source };
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        let mut text = String::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            let long =
-                std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("longer than {FILE_BYTES_MAX} bytes"));
-            return Err(unreadable(long));
-        }
+        let text = read_file(path).map_err(|source| ConfigError::Unreadable { path: name.clone(), source })?;
         Self::read_and(Some((&name, &text)), environment, check)
     }
 
@@ -221,6 +226,18 @@ impl Config {
             outbox_bytes_max: limits.outbox_bytes,
             answer_bytes_max: limits.answer_bytes,
         }
+    }
+
+    /// Everything that is wrong with it, once its secret files are read; files of providers are not
+    /// looked at.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        self.check(&mut faults);
+        if faults.is_empty() {
+            self.check_strangers(&mut faults);
+        }
+        faults
     }
 
     fn check(&self, faults: &mut Vec<Fault>) {

@@ -3,6 +3,7 @@
 //! Pages of other sites cannot read it: there is no CORS header. A credential comes in a header
 //! only, since a URL stands in logs and histories; only a WebSocket may have one in its query.
 
+mod admin;
 mod credentials;
 mod edge;
 mod health;
@@ -24,14 +25,15 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use hyper::StatusCode;
 
 use crate::audit::Audit;
-use crate::auth::Authenticator;
+use crate::auth::Authority;
 use crate::metrics::Registry;
 use crate::store::Store;
 use crate::time::{Mono, mono};
+use crate::transport::Orders;
 
 pub use edge::RequestId;
 pub use health::{CertificateHealth, IssuerHealth, LeftOut};
@@ -51,6 +53,10 @@ pub const PATH_INSTRUMENTS: &str = "/api/v1/instruments";
 pub const PATH_INSTRUMENT: &str = "/api/v1/instruments/{id}";
 /// The latest value of one instrument.
 pub const PATH_TICKER: &str = "/api/v1/instruments/{id}/ticker";
+/// Who is connected; for administrators.
+pub const PATH_CONNECTIONS: &str = "/api/v1/admin/connections";
+/// One who is connected; for administrators.
+pub const PATH_CONNECTION: &str = "/api/v1/admin/connections/{session}";
 /// The description of all this; open to everyone.
 pub const PATH_OPENAPI: &str = "/api/v1/openapi.json";
 /// Where a WebSocket is asked for; its handler belongs to the transport.
@@ -60,9 +66,10 @@ pub const PATH_WEBSOCKET: &str = "/api/v1/ws/prices";
 pub struct Api {
     /// The live one first.
     worlds: Vec<World>,
-    authenticator: Arc<Authenticator>,
+    authenticator: Arc<Authority>,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
+    orders: Orders,
     left_out: Option<Box<dyn Fn(&str) -> LeftOut + Send + Sync>>,
     certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
     issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
@@ -75,9 +82,10 @@ impl Api {
     #[must_use]
     pub fn new(
         store: Arc<Store>,
-        authenticator: Arc<Authenticator>,
+        authenticator: Arc<Authority>,
         registry: Arc<Registry>,
         readiness: Arc<Readiness>,
+        orders: Orders,
     ) -> Self {
         let certificates = Box::new(Vec::<CertificateHealth>::new);
         let issuers = Box::new(Vec::<IssuerHealth>::new);
@@ -87,6 +95,7 @@ impl Api {
             authenticator,
             registry,
             readiness,
+            orders,
             left_out: None,
             certificates,
             issuers,
@@ -135,6 +144,8 @@ pub fn public_router(api: Arc<Api>, extra: Router) -> Router {
         .route(PATH_INSTRUMENTS, get(instruments::list))
         .route(PATH_INSTRUMENT, get(instruments::one))
         .route(PATH_TICKER, get(instruments::ticker))
+        .route(PATH_CONNECTIONS, get(admin::list))
+        .route(PATH_CONNECTION, delete(admin::end))
         .route(PATH_OPENAPI, get(openapi::openapi))
         .with_state(Arc::clone(&api))
         .merge(extra);

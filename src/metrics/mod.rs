@@ -37,6 +37,9 @@ macro_rules! metric_names {
 
 metric_names! {
     BUILD_INFO = "tickhub_build_info", Gauge, "Always 1; the version is in its label";
+    CONFIG_RELOADS = "tickhub_config_reloads_total", Counter, "Times that the configuration was read again, by outcome";
+    CONFIG_LOADED = "tickhub_config_loaded_timestamp_seconds", Gauge, "When the configuration in use was read, in Unix time";
+    CONFIG_WAITING = "tickhub_config_waiting_keys", Gauge, "Keys of the configuration that differ from what is in use and wait for a restart";
     EVENTS = "tickhub_ingest_events_total", Counter, "Events taken in, by venue and kind";
     REJECTS = "tickhub_ingest_rejects_total", Counter, "Upstream messages or parts of them refused, by venue and reason";
     UPSTREAM_GAPS = "tickhub_ingest_upstream_gaps_total", Counter, "Losses of the venue's streams, by venue and kind";
@@ -74,6 +77,7 @@ metric_names! {
     SESSIONS = "tickhub_sessions", Gauge, "Open sessions, by transport and worker";
     SESSIONS_OPENED = "tickhub_sessions_opened_total", Counter, "Sessions opened, by transport";
     SESSIONS_CLOSED = "tickhub_sessions_closed_total", Counter, "Sessions closed, by transport and reason";
+    ORDERS = "tickhub_orders_total", Counter, "Orders of the control side to a worker, by kind and outcome";
     SUBSCRIPTIONS = "tickhub_subscriptions", Gauge, "Subscription entries held by sessions, by worker";
     STREAMS = "tickhub_streams_active", Gauge, "Streams that at least one session of a worker wants";
     DELIVERIES = "tickhub_deliveries_total", Counter, "Events written to sessions, by transport and format";

@@ -2,25 +2,29 @@
 
 mod auditing;
 mod ready;
+mod reload;
 mod secure;
 mod threads;
+mod watch;
 mod worlds;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 use crate::audit::Auditor;
-use crate::auth::{Authenticator, DevelopmentKey, check_listen};
-use crate::config::{Config, LogFormat};
+use crate::auth::{Authenticator, Authority, DevelopmentKey, check_listen};
+use crate::config::{Config, LogFormat, ServeFiles};
 use crate::http::{self, Api, IssuerHealth, Readiness, ReadinessState};
 use crate::identity::{Freshness, Identity};
 use crate::metrics::{self, Registry};
@@ -28,13 +32,15 @@ use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
 use crate::store::Store;
 use crate::time;
-use crate::transport::{ControlVerifier, Door, Verifier};
+use crate::transport::{ControlVerifier, Door, Orders, SharedTerms, Terms, Verifier};
 
 pub use ready::Ready;
+pub use reload::Reloaded;
 
 use ready::Draft;
 use secure::Secured;
 use threads::Common;
+use watch::Watch;
 use worlds::{Data, start_data};
 
 /// What the listeners' sockets may have waiting in the kernel.
@@ -53,9 +59,15 @@ const KEYS_WAIT: Duration = Duration::from_secs(3);
 /// A running hub. Dropping it ends it without a drain.
 pub struct Hub {
     ready: Ready,
-    development: bool,
+    /// What it runs with: what it was started with, and what reloads have changed of that.
+    config: Config,
+    /// The key of development mode, where it was started in that.
+    development: Option<DevelopmentKey>,
+    authority: Arc<Authority>,
+    terms: SharedTerms,
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
+    orders: Orders,
     http_stopper: Stopper,
     drain_stopper: Stopper,
     worker_stopper: Stopper,
@@ -64,7 +76,7 @@ pub struct Hub {
     feeds: Vec<JoinHandle<()>>,
     drain: Duration,
     /// Follows the keys of issuers for as long as it is there.
-    _identity: Identity,
+    identity: Identity,
     control: Option<Runtime>,
     /// Dropped last: whatever ends may be recorded.
     auditor: Auditor,
@@ -77,12 +89,7 @@ impl Hub {
     /// Where the configuration cannot work here: an address in use, a state directory that is
     /// not ours, no keys on a public address.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        check_listen(&config.auth, &[config.server.listen, config.server.ops_listen])?;
-        let development = config.auth.is_development();
-        let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
-        let authenticator = Authenticator::new(&config.auth, key.as_ref())
-            .map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
-        let authenticator = Arc::new(authenticator);
+        let (development, authority) = authority(config)?;
         let registry = Registry::new();
         let auditor = auditing::start(config, &registry)?;
         let audit = auditor.audit();
@@ -94,40 +101,35 @@ impl Hub {
         }
         observe(&common);
 
-        let control = control_runtime(config.server.control_threads)?;
+        let control = control_runtime(config)?;
         let identity = Identity::new(control.handle().clone(), Arc::clone(&registry));
-        identity.follow(&authenticator);
+        identity.follow(&authority.current());
         let (http_stopper, http_stop) = stop_signal();
         let (drain_stopper, drain) = stop_signal();
         let (worker_stopper, worker_stop) = stop_signal();
         let (feed_stopper, feed_stop) = stop_signal();
         let admissions = Admissions::default();
-        let connections_max = config.session().connections_max;
+        let terms: SharedTerms = Arc::new(ArcSwap::from_pointee(terms(config)));
         let verifier: Arc<dyn Verifier> = Arc::new(ControlVerifier {
             runtime: control.handle().clone(),
-            authenticator: Arc::clone(&authenticator),
+            authenticator: Arc::clone(&authority),
             admissions: admissions.clone(),
-            connections_max,
+            terms: Arc::clone(&terms),
             fetched: identity.fetched(),
         });
         let meters = Arc::new(Meters::new(&registry));
-        let data = start_data(config, &common, verifier, &meters, [&drain, &worker_stop, &feed_stop])?;
-        let Data { workers, feeds, worlds, delayed } = data;
+        let data = start_data(config, &common, verifier, &meters, &terms, [&drain, &worker_stop, &feed_stop])?;
+        let Data { workers, feeds, worlds, delayed, orders } = data;
 
         show_bounds(config, &registry);
-        let door = Door::new(
-            worlds,
-            (config.limits.sessions, config.limits.unauthenticated),
-            connections_max,
-            Arc::clone(&authenticator),
-            admissions,
-            meters,
-        )
-        .with_audit(audit.clone());
+        let door =
+            Door::new(worlds, Arc::clone(&terms), Arc::clone(&authority), admissions, orders.number().clone(), meters)
+                .with_audit(audit.clone());
         let readiness = Arc::new(Readiness::default());
         let secured = Secured::new(config, &registry)?;
         let store = Arc::clone(&common.store);
-        let api = Api::new(store, Arc::clone(&authenticator), Arc::clone(&registry), Arc::clone(&readiness));
+        let api =
+            Api::new(store, Arc::clone(&authority), Arc::clone(&registry), Arc::clone(&readiness), orders.clone());
         let api = api.with_delayed(delayed).with_certificates(secured.certificates()).with_audit(audit.clone());
         let api = Arc::new(api.with_issuers(issuers_of(&identity)));
         let (listen, ops) = control.block_on(async {
@@ -153,12 +155,17 @@ impl Hub {
         readiness.advance(ReadinessState::Ready);
         auditing::started(&audit, at, ops_at);
 
-        let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
+        let token = authority.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
+        reload::loaded(&registry);
         Ok(Self {
             ready: secure::ready(config, at, ops_at, token),
+            config: config.clone(),
             development,
+            authority,
+            terms,
             registry,
             readiness,
+            orders,
             http_stopper,
             drain_stopper,
             worker_stopper,
@@ -166,7 +173,7 @@ impl Hub {
             workers,
             feeds,
             drain: config.timeouts.drain.duration() + config.timeouts.close.duration(),
-            _identity: identity,
+            identity,
             control: Some(control),
             auditor,
         })
@@ -182,6 +189,12 @@ impl Hub {
     #[must_use]
     pub const fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// How its workers are told whom to end.
+    #[must_use]
+    pub const fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// Stops accepting, gives everyone the last values and tells them to come back later, spread
@@ -211,45 +224,35 @@ impl Drop for Hub {
     }
 }
 
-fn control_runtime(threads: usize) -> std::io::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("control")
-        .on_thread_start(lower_priority)
-        .enable_all()
-        .build()
-}
-
-/// Runs a hub until SIGTERM or SIGINT, then drains it. Standard output gets a token in
-/// development mode, and nothing else.
+/// Runs a hub until SIGTERM or SIGINT, then drains it; SIGHUP, or a change of the configuration's
+/// files, has them read again. Standard output gets a token in development mode, and nothing else.
 ///
 /// # Errors
 /// Where the hub cannot start.
-pub fn serve(config: Config, ready_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    start_log(&config)?;
+pub fn serve(config: Config, files: ServeFiles) -> anyhow::Result<ExitCode> {
+    let watch = Watch::new(files.config.clone());
+    let set_level = start_log(&config)?;
     raise_open_files();
-    let draft = ready_file.as_deref().map(Draft::make).transpose()?;
-    let hub = Hub::start(&config)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Before anyone can know of the process: without a handler a signal would end it.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    let draft = files.ready.as_deref().map(Draft::make).transpose()?;
+    let mut hub = Hub::start(&config)?;
     let ready = hub.ready().clone();
-    if hub.development {
+    if hub.development.is_some() {
         announce(&ready);
     }
     if let Some(draft) = draft {
         draft.publish(&ready)?;
     }
     tracing::info!(ws = ready.ws, http = ready.http, ops = ready.ops, "ready");
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        anyhow::Ok(())
-    })?;
+    runtime.block_on(until_terminated(&mut hub, signals, watch, files.config.as_deref(), &set_level));
     tracing::info!("draining");
     hub.drain();
-    if let Some(path) = &ready_file {
+    if let Some(path) = &files.ready {
         // Whoever looks for it finds a hub there, or nothing.
         let _ = std::fs::remove_file(path);
     }
@@ -257,19 +260,98 @@ pub fn serve(config: Config, ready_file: Option<PathBuf>) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn until_terminated(
+    hub: &mut Hub,
+    mut signals: Signals,
+    mut watch: Watch,
+    file: Option<&Path>,
+    set_level: &SetLevel,
+) {
+    loop {
+        let cause = tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => "SIGHUP",
+            () = watch.changed() => "a file has changed",
+        };
+        tracing::info!(cause, "reading the configuration again");
+        // Before it is read: what changes from here on is seen.
+        watch.look().await;
+        reload::read_again(hub, file, set_level).await;
+    }
+}
+
 #[allow(clippy::print_stdout)] // This is what was asked for.
 fn announce(ready: &Ready) {
     println!("{}", ready.token);
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level).context("log.level")?;
+/// Puts another level in the place of the log's.
+type SetLevel = Box<dyn Fn(&str) -> anyhow::Result<()>>;
+
+fn start_log(config: &Config) -> anyhow::Result<SetLevel> {
+    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match config.log.format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
+    let failed = |error| anyhow::anyhow!("starting the log: {error}");
+    match config.log.format {
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(failed)?;
+            Ok(Box::new(move |level| Ok(handle.reload(EnvFilter::try_new(level)?)?)))
+        }
+        LogFormat::Text => {
+            let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let builder = builder.with_ansi(colors).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(failed)?;
+            Ok(Box::new(move |level| Ok(handle.reload(EnvFilter::try_new(level)?)?)))
+        }
+    }
+}
+
+/// The key of development mode, where the configuration has none, and who judges credentials.
+fn authority(config: &Config) -> anyhow::Result<(Option<DevelopmentKey>, Arc<Authority>)> {
+    check_listen(&config.auth, &[config.server.listen, config.server.ops_listen])?;
+    let development = config.auth.is_development();
+    let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
+    let authenticator =
+        Authenticator::new(&config.auth, key.as_ref()).map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
+    Ok((key, Arc::new(Authority::new(authenticator))))
+}
+
+fn control_runtime(config: &Config) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(config.server.control_threads)
+        .thread_name("control")
+        .on_thread_start(lower_priority)
+        .enable_all()
+        .build()
+}
+
+fn terms(config: &Config) -> Terms {
+    Terms {
+        sessions_max: config.limits.sessions,
+        strangers_max: config.limits.unauthenticated,
+        session: Arc::new(config.session()),
+    }
 }
 
 fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

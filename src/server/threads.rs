@@ -20,17 +20,22 @@ use crate::session::Meters;
 use crate::shutdown::Stop;
 use crate::store::Store;
 use crate::time;
-use crate::transport::{self, DrainConfig, Handover, Verifier, WorkerDoor, WorkerMeters, WorkerParts, Worlds};
+use crate::transport::{
+    self, DrainConfig, Handover, OrderBook, SharedTerms, Verifier, WorkerDoor, WorkerMeters, WorkerParts, Worlds,
+};
 
 /// Finished handshakes that may wait for one worker: more than it opens in a turn.
 const HANDOVERS_MAX: usize = 1024;
 
-/// What joins feed threads and workers: a lane from each to each, and a mailbox back.
+/// What joins feed threads and workers: a lane from each to each, and a mailbox back. And what
+/// joins the control side to the workers: orders.
 pub(super) struct Joints {
     /// How much later than live all of it is.
     delay: Duration,
     /// The number of the first worker, counted over all worlds.
     first: usize,
+    /// What the control side wants of the workers.
+    pub(super) books: Vec<OrderBook>,
     pub(super) mailboxes: Vec<Requests>,
     /// How the control side and other worlds' workers reach the workers.
     pub(super) doors: Vec<WorkerDoor>,
@@ -72,7 +77,7 @@ impl Joints {
             writers.push(row);
         }
         let mailboxes = (0..feed_threads).map(|_| Requests::new(FEED_REQUESTS_MAX)).collect();
-        Self { delay, first, mailboxes, doors, handovers: receivers, wakes, writers, readers }
+        Self { delay, first, books: Vec::new(), mailboxes, doors, handovers: receivers, wakes, writers, readers }
     }
 
     /// By feed thread, its lanes.
@@ -147,6 +152,7 @@ async fn supervise(
 /// What workers of all worlds share.
 pub(super) struct Shared {
     pub(super) verifier: Arc<dyn Verifier>,
+    pub(super) terms: SharedTerms,
     pub(super) meters: Arc<Meters>,
     pub(super) budget: Arc<Budget>,
     pub(super) worlds: Worlds,
@@ -161,9 +167,10 @@ pub(super) fn start_workers(
     (drain, stop): (&Stop, &Stop),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut handles = Vec::new();
-    let session = Arc::new(config.session());
-    let ends = joints.readers.drain(..).zip(joints.wakes.drain(..)).zip(joints.handovers.drain(..));
-    for (worker, ((lanes, wake), handovers)) in ends.enumerate() {
+    let session = Arc::clone(&shared.terms.load().session);
+    let reached = joints.handovers.drain(..).zip(joints.books.drain(..));
+    let ends = joints.readers.drain(..).zip(joints.wakes.drain(..)).zip(reached);
+    for (worker, ((lanes, wake), (handovers, orders))) in ends.enumerate() {
         let outbox = OutboxLimits {
             events_max: session.outbox_events_max,
             bytes_max: session.outbox_bytes_max,
@@ -184,7 +191,8 @@ pub(super) fn start_workers(
             lanes,
             wake,
             handovers,
-            session: Arc::clone(&session),
+            orders,
+            terms: Arc::clone(&shared.terms),
             meters: Arc::clone(&shared.meters),
             worker_meters: WorkerMeters::new(&common.registry, number, "websocket"),
             verifier: Arc::clone(&shared.verifier),

@@ -17,7 +17,7 @@ use crate::session::Meters;
 use crate::settings::Span;
 use crate::shutdown::Stop;
 use crate::store::Store;
-use crate::transport::{Verifier, Worlds};
+use crate::transport::{Orders, SharedTerms, Verifier, Worlds};
 
 /// Parts of the machine's memory of which one is left to all else.
 const MEMORY_PARTS: u64 = 4;
@@ -29,6 +29,8 @@ pub(super) struct Data {
     pub(super) worlds: Worlds,
     /// The stores of the delayed worlds.
     pub(super) delayed: Vec<(Duration, Arc<Store>)>,
+    /// How workers of all worlds are told whom to end.
+    pub(super) orders: Orders,
 }
 
 /// One delayed world before its threads are started.
@@ -46,6 +48,7 @@ pub(super) fn start_data(
     common: &Common,
     verifier: Arc<dyn Verifier>,
     meters: &Arc<Meters>,
+    terms: &SharedTerms,
     [drain, worker_stop, feed_stop]: [&Stop; 3],
 ) -> anyhow::Result<Data> {
     let count = match config.server.worker_threads {
@@ -58,7 +61,12 @@ pub(super) fn start_data(
     let worlds = Worlds::new([(Duration::ZERO, joints.doors.clone())].into_iter().chain(doors));
     let count_of_all = count + delayed.len() * config.delay.worker_threads;
     let budget = Budget::new(config.limits.outboxes_bytes, count_of_all);
-    let shared = Shared { verifier, meters: Arc::clone(meters), budget, worlds: worlds.clone() };
+    let (orders, mut books) = Orders::new(count_of_all, &common.registry);
+    for joints in std::iter::once(&mut joints).chain(delayed.iter_mut().map(|world| &mut world.joints)) {
+        joints.books = books.drain(..joints.doors.len()).collect();
+    }
+    let shared =
+        Shared { verifier, terms: Arc::clone(terms), meters: Arc::clone(meters), budget, worlds: worlds.clone() };
     let stops = (drain, worker_stop);
     let mut workers = start_workers(config, &mut joints, common, &shared, stops)?;
     let mut feeds = Vec::new();
@@ -68,7 +76,7 @@ pub(super) fn start_data(
     }
     feeds.extend(start_feeds(config, &mut joints, common, lines, feed_stop)?);
     let delayed = delayed.into_iter().map(|world| (world.delay, world.common.store)).collect();
-    Ok(Data { workers, feeds, worlds, delayed })
+    Ok(Data { workers, feeds, worlds, delayed, orders })
 }
 
 /// The delayed worlds of a configuration, and for each feed thread its lines into them. `workers`

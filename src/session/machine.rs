@@ -14,7 +14,7 @@ use crate::model::UnixNanos;
 use crate::time::duration_ns;
 use crate::wire::answer::{self, Welcome, WelcomeLimits};
 use crate::wire::command::{self, Command, CommandId, CommandLimits, Request};
-use crate::wire::{CloseCode, ErrorCode, Format, ping_frame, pong_frame};
+use crate::wire::{CloseCode, ErrorCode, Format, Frame, ping_frame, pong_frame};
 
 /// Both clocks, as the edge read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,18 +344,8 @@ impl Session {
             Verdict::Good(principal, _)
                 if principal.account() == held.account() && principal.grant.delay() == held.grant.delay() =>
             {
-                self.set_expiry(principal.expires, now);
-                self.bucket.set_rate(principal.grant.commands_per_second().min(self.config.commands_per_second));
-                // Under the old grant, whose it is: behind the answer nothing of it may come.
-                fanout.learn_new_feeds();
-                fanout.answer(self.id, answer::ok(id, principal.expires));
-                let mut withdrawn = 0;
-                if principal.grant != held.grant {
-                    self.set_patience(fanout, &principal.grant);
-                    let (grant, backlog_max) = (Arc::clone(&principal.grant), self.backlog_max(&principal.grant));
-                    let clamp = move |channel, options| super::commands::clamp(&grant, backlog_max, channel, options);
-                    withdrawn = fanout.regrant(self.id, principal.grant.symbols_shared(), &clamp);
-                }
+                let answer = answer::ok(id, principal.expires);
+                let withdrawn = self.succeed(fanout, &held.grant, &principal, Some(answer), now);
                 Ok((principal, withdrawn))
             }
             Verdict::Good(principal, _) => {
@@ -374,6 +364,42 @@ impl Session {
                 Err(error.as_str())
             }
         }
+    }
+
+    /// Puts another principal in the place of the one that is held, as a renewal does, without an
+    /// answer: its role has changed. What a smaller grant takes away is told; how many streams.
+    pub fn regrant(&mut self, fanout: &mut Fanout, next: Arc<Principal>, now: Now) -> usize {
+        if self.closed.is_some() {
+            return 0;
+        }
+        let State::In { principal, .. } = &mut self.state else { return 0 };
+        let held = std::mem::replace(principal, Arc::clone(&next));
+        self.succeed(fanout, &held.grant, &next, None, now)
+    }
+
+    /// What another principal brings with it; how many streams it takes away.
+    fn succeed(
+        &mut self,
+        fanout: &mut Fanout,
+        held: &Grant,
+        next: &Principal,
+        answer: Option<Frame>,
+        now: Now,
+    ) -> usize {
+        self.set_expiry(next.expires, now);
+        self.bucket.set_rate(next.grant.commands_per_second().min(self.config.commands_per_second));
+        // Under the old grant, whose it is: behind the answer nothing of it may come.
+        fanout.learn_new_feeds();
+        if let Some(answer) = answer {
+            fanout.answer(self.id, answer);
+        }
+        if *next.grant == *held {
+            return 0;
+        }
+        self.set_patience(fanout, &next.grant);
+        let (grant, backlog_max) = (Arc::clone(&next.grant), self.backlog_max(&next.grant));
+        let clamp = move |channel, options| super::commands::clamp(&grant, backlog_max, channel, options);
+        fanout.regrant(self.id, next.grant.symbols_shared(), &clamp)
     }
 
     /// How slow the session may be from now on: what the grant allows, within the hub's own bounds.

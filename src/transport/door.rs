@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handover::{Entry, Handover, Place, Places, Verifier};
+use super::orders::OrderNumber;
 use super::stream::Leaving;
 use super::websocket::{Credential, HeaderKind, Offer};
 use super::worlds::Worlds;
 use crate::audit::{Audit, Event, Origin, Record};
-use crate::auth::{AuthError, Authenticator, Principal};
+use crate::auth::{AuthError, Authority, Principal};
 use crate::model::Channel;
-use crate::session::{Admissions, Meters, Verdict, Verify};
+use crate::session::{Admissions, Meters, SessionConfig, Verdict, Verify};
 use crate::time;
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
@@ -32,6 +34,20 @@ pub struct WorkerDoor {
     pub sessions: Arc<AtomicUsize>,
 }
 
+/// On what terms new sessions are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Sessions of the whole hub.
+    pub sessions_max: usize,
+    /// Sessions that have not shown a credential yet.
+    pub strangers_max: usize,
+    /// Bounds and deadlines of each; a session keeps those that it was opened with.
+    pub session: Arc<SessionConfig>,
+}
+
+/// The terms as they are now; a reload puts others in their place.
+pub type SharedTerms = Arc<ArcSwap<Terms>>;
+
 /// Why a handshake is refused before the upgrade.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -48,13 +64,12 @@ pub enum Refused {
 pub struct Door {
     workers: Worlds,
     sessions: Arc<AtomicUsize>,
-    sessions_max: usize,
     /// Sessions that have not shown a credential yet.
     strangers: Arc<AtomicUsize>,
-    strangers_max: usize,
-    connections_max: u32,
-    authenticator: Arc<Authenticator>,
+    terms: SharedTerms,
+    authenticator: Arc<Authority>,
     admissions: Admissions,
+    orders: OrderNumber,
     meters: Arc<Meters>,
     audit: Audit,
 }
@@ -63,6 +78,7 @@ pub struct Door {
 #[derive(Debug)]
 pub struct Admitted {
     entry: Entry,
+    judged: u64,
     format: Format,
     url: Vec<Subscribe>,
     place: Place,
@@ -70,26 +86,25 @@ pub struct Admitted {
 }
 
 impl Door {
-    /// The door to `workers`, for so many sessions in all, and so many without a credential.
+    /// The door to `workers`, on these terms.
     #[must_use]
     pub fn new(
         workers: impl Into<Worlds>,
-        (sessions_max, strangers_max): (usize, usize),
-        connections_max: u32,
-        authenticator: Arc<Authenticator>,
+        terms: SharedTerms,
+        authenticator: Arc<Authority>,
         admissions: Admissions,
+        orders: OrderNumber,
         meters: Arc<Meters>,
     ) -> Self {
         let (sessions, strangers) = (Arc::default(), Arc::default());
         Self {
             workers: workers.into(),
             sessions,
-            sessions_max,
             strangers,
-            strangers_max,
-            connections_max,
+            terms,
             authenticator,
             admissions,
+            orders,
             meters,
             audit: Audit::off(),
         }
@@ -116,6 +131,9 @@ impl Door {
             Some(subscription) => url_subscriptions(&subscription.channels, &subscription.symbols)?,
             None => Vec::new(),
         };
+        // First of all: an order that is given from here on finds the session at its worker.
+        let judged = self.orders.last();
+        let terms = self.terms.load();
         let now = time::wall();
         let (verdict, in_header) = match &offer.credential {
             // A certificate that stands for nobody is none: a credential may follow.
@@ -133,8 +151,8 @@ impl Door {
             }
         };
         let entry = match verdict {
-            None => Entry::Open(Place::take(&self.strangers, self.strangers_max).ok_or_else(|| self.full(&origin))?),
-            Some(Ok(principal)) => self.admit(principal, &origin),
+            None => Entry::Open(Place::take(&self.strangers, terms.strangers_max).ok_or_else(|| self.full(&origin))?),
+            Some(Ok(principal)) => self.admit(principal, &terms, &origin),
             Some(Err(error)) => {
                 self.meters.refused(error);
                 let code = if in_header { 401 } else { CloseCode::Unauthenticated.number() };
@@ -145,8 +163,8 @@ impl Door {
                 Entry::Refused(CloseCode::Unauthenticated, error.to_string())
             }
         };
-        let place = Place::take(&self.sessions, self.sessions_max).ok_or_else(|| self.full(&origin))?;
-        Ok(Admitted { entry, format: offer.format(), url, place, origin })
+        let place = Place::take(&self.sessions, terms.sessions_max).ok_or_else(|| self.full(&origin))?;
+        Ok(Admitted { entry, judged, format: offer.format(), url, place, origin })
     }
 
     fn full(&self, origin: &Origin) -> Refused {
@@ -154,13 +172,13 @@ impl Door {
         Refused::Full
     }
 
-    fn admit(&self, principal: Principal, origin: &Origin) -> Entry {
+    fn admit(&self, principal: Principal, terms: &Terms, origin: &Origin) -> Entry {
         if !self.workers.has(principal.grant.delay()) {
             let code = CloseCode::Forbidden;
             self.audit.record(|| refusal(code.as_str(), code.number(), origin).by(principal.who()));
             return Entry::Refused(code, "the hub has no world of the token's delay".to_owned());
         }
-        match self.admissions.admit(&principal, self.connections_max) {
+        match self.admissions.admit(&principal, terms.session.connections_max) {
             Some(admission) => Entry::Good(Arc::new(principal), admission),
             None => {
                 let code = CloseCode::ConnectionLimit;
@@ -180,10 +198,11 @@ impl Door {
         };
         let Some(worker) = self.workers.least(delay) else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
-        let Admitted { entry, format, url, place, origin } = admitted;
+        let Admitted { entry, judged, format, url, place, origin } = admitted;
         let places: Places = (place, at_worker);
+        let handover = Handover { connection, name, origin, format, entry, judged, url, places };
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { connection, name, origin, format, entry, url, places }).await;
+        let _ = worker.handovers.send(handover).await;
     }
 }
 
@@ -211,11 +230,11 @@ pub struct ControlVerifier {
     /// The control runtime.
     pub runtime: tokio::runtime::Handle,
     /// What judges.
-    pub authenticator: Arc<Authenticator>,
+    pub authenticator: Arc<Authority>,
     /// Where places are taken.
     pub admissions: Admissions,
-    /// Sessions that one subject may have.
-    pub connections_max: u32,
+    /// Sessions that one subject may have, among others.
+    pub terms: SharedTerms,
     /// Changes whenever the keys of an issuer have been fetched.
     pub fetched: watch::Receiver<u64>,
 }
@@ -223,7 +242,7 @@ pub struct ControlVerifier {
 /// Judges a token; one whose key is not known yet again, each time that keys have been fetched,
 /// for a bounded time.
 async fn patiently(
-    authenticator: &Authenticator,
+    authenticator: &Authority,
     token: &str,
     mut fetched: watch::Receiver<u64>,
 ) -> Result<Principal, AuthError> {
@@ -242,7 +261,7 @@ impl Verifier for ControlVerifier {
     fn verify(&self, verify: Verify) -> oneshot::Receiver<Verdict> {
         let (sender, receiver) = oneshot::channel();
         let authenticator = Arc::clone(&self.authenticator);
-        let (admissions, connections_max) = (self.admissions.clone(), self.connections_max);
+        let (admissions, connections_max) = (self.admissions.clone(), self.terms.load().session.connections_max);
         let fetched = self.fetched.clone();
         self.runtime.spawn(async move {
             let verdict = match patiently(&authenticator, verify.token.expose_secret(), fetched).await {

@@ -45,6 +45,8 @@ pub struct Handover {
     pub format: Format,
     /// Its right to be here.
     pub entry: Entry,
+    /// The number of the last order when that was judged: later ones apply to it.
+    pub judged: u64,
     /// What its URL subscribes to.
     pub url: Vec<Subscribe>,
     /// Counts it among the open sessions until dropped.

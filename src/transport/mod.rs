@@ -2,21 +2,28 @@
 //! sockets.
 
 mod audited;
+mod connections;
+mod desk;
 mod door;
 mod handover;
 mod meters;
+mod orders;
 mod shedding;
 mod socket;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod worker;
 mod worlds;
 
 pub mod tls;
 pub mod websocket;
 
-pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
+pub use connections::{Connection, ConnectionPlace, ConnectionState, Connections, ConnectionsOrder, ConnectionsQuery};
+pub use door::{Admitted, ControlVerifier, Door, Refused, SharedTerms, Terms, WorkerDoor};
 pub use handover::{Entry, Handover, Moved, Place, Places, Verifier};
 pub use meters::WorkerMeters;
+pub use orders::{Ended, OrderBook, OrderNumber, Orders, Selector, Succeeded};
 pub use stream::{Leaving, Stream};
 pub use worker::{DrainConfig, WorkerParts, run};
 pub use worlds::Worlds;

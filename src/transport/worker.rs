@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::audited::Trace;
+use super::desk::Desk;
+use super::door::SharedTerms;
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
+use super::orders::{Order, OrderBook, OrderNumber};
 use super::shedding::Shedding;
 use super::socket::Socket;
 use super::tls::Scratch;
@@ -22,6 +26,7 @@ use super::websocket;
 use super::worlds::Worlds;
 use crate::audit::{Audit, Origin};
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
+use crate::model::UnixNanos;
 use crate::session::{Meters, Now, Session, SessionConfig};
 use crate::shutdown::Stop;
 use crate::time;
@@ -58,8 +63,10 @@ pub struct WorkerParts {
     pub wake: Arc<Wake>,
     /// Finished handshakes.
     pub handovers: mpsc::Receiver<Handover>,
-    /// Bounds of its sessions.
-    pub session: Arc<SessionConfig>,
+    /// What the control side wants of its sessions.
+    pub orders: OrderBook,
+    /// On what terms it opens sessions.
+    pub terms: SharedTerms,
     /// What sessions count.
     pub meters: Arc<Meters>,
     /// What it counts itself.
@@ -81,6 +88,9 @@ pub(super) struct Live {
     pub(super) session: Session,
     /// The socket is to be reset: its close frame did not get through in time.
     pub(super) expired: bool,
+    /// The number of the last order when its credential was judged.
+    pub(super) judged: u64,
+    pub(super) since: UnixNanos,
     /// Its place among those who have not shown a credential yet.
     pub(super) stranger: Option<Place>,
     /// None where auditing is off.
@@ -95,6 +105,7 @@ pub(super) struct State {
     pub(super) read_buffer: Vec<u8>,
     /// Plaintext of what was read, where TLS is spoken.
     pub(super) opened: Vec<u8>,
+    pub(super) desk: Desk,
     lanes: Vec<LaneReader>,
     pub(super) meters: WorkerMeters,
     shedding: Shedding,
@@ -151,6 +162,11 @@ impl Sockets {
         self.sockets.iter().flatten().map(|socket| socket.pending()).sum()
     }
 
+    /// Who is at the other end.
+    pub(super) fn remote(&self, session: SessionId) -> Option<SocketAddr> {
+        self.sockets.get(session as usize)?.as_ref()?.peer_addr()
+    }
+
     /// Has the session's task look at it again.
     pub(super) fn nudge(&self, session: SessionId) {
         if let Some(Some(socket)) = self.sockets.get(session as usize) {
@@ -162,21 +178,67 @@ impl Sockets {
 /// A worker, as its tasks see it.
 pub(super) struct Worker {
     pub(super) state: RefCell<State>,
-    pub(super) config: Arc<SessionConfig>,
+    pub(super) terms: SharedTerms,
     pub(super) session_meters: Arc<Meters>,
     pub(super) verifier: Arc<dyn Verifier>,
     pub(super) delay: Duration,
     pub(super) worlds: Worlds,
     audit: Audit,
+    pub(super) orders: OrderNumber,
 }
 
 pub(super) fn now() -> Now {
     Now { mono: time::mono(), wall: time::wall() }
 }
 
+/// What reaches a worker from outside, and how it ends.
+pub(super) struct Ends {
+    wake: Arc<Wake>,
+    handovers: mpsc::Receiver<Handover>,
+    orders: mpsc::Receiver<Order>,
+    drain: DrainConfig,
+}
+
 impl Worker {
+    pub(super) fn assemble(parts: WorkerParts) -> (Rc<Self>, Ends) {
+        let WorkerParts { fanout, lanes, wake, handovers, orders, meters, worker_meters, .. } = parts;
+        let OrderBook { orders, number } = orders;
+        let state = State {
+            fanout,
+            sockets: Sockets {
+                live: Vec::new(),
+                sockets: Vec::new(),
+                due: Vec::new(),
+                now: 0,
+                scratch: Scratch::default(),
+            },
+            read_buffer: vec![0; READ_BYTES],
+            opened: Vec::new(),
+            desk: Desk::default(),
+            lanes,
+            meters: worker_meters,
+            shedding: Shedding::default(),
+        };
+        let worker = Self {
+            state: RefCell::new(state),
+            terms: parts.terms,
+            session_meters: meters,
+            verifier: parts.verifier,
+            delay: parts.delay,
+            worlds: parts.worlds,
+            audit: parts.audit,
+            orders: number,
+        };
+        (Rc::new(worker), Ends { wake, handovers, orders, drain: parts.drain })
+    }
+
     /// Opens a session for a handover; its index.
-    pub(super) fn open(&self, socket: Rc<Socket>, handover: websocket::Opening) -> SessionId {
+    pub(super) fn open(
+        &self,
+        socket: Rc<Socket>,
+        config: Arc<SessionConfig>,
+        handover: websocket::Opening,
+    ) -> SessionId {
         let state = &mut *self.state.borrow_mut();
         let now = now();
         let session = match handover.moved {
@@ -184,14 +246,15 @@ impl Worker {
             None => Session::open(
                 &mut state.fanout,
                 (&handover.name, handover.format),
-                Arc::clone(&self.config),
+                config,
                 Arc::clone(&self.session_meters),
                 handover.credential,
                 handover.url,
                 now,
             ),
         };
-        let id = session.id();
+        let (id, entered) = (session.id(), session.principal().is_some());
+        let (judged, since) = (handover.judged, now.wall);
         let index = id as usize;
         if state.sockets.live.len() <= index {
             state.sockets.live.resize_with(index + 1, || None);
@@ -206,13 +269,32 @@ impl Worker {
             trace.opened(&session);
         }
         let (stranger, places) = (handover.stranger, handover.places);
-        state.sockets.live[index] = Some(Live { session, expired: false, stranger, trace, places });
+        state.sockets.live[index] = Some(Live { session, expired: false, judged, since, stranger, trace, places });
         if let Some((code, reason)) = handover.refused {
             state.end(id, code, &reason, now);
+        } else if entered {
+            state.arrived(id, judged, now);
         }
         state.meters.opened();
         state.write(id, now.mono);
         id
+    }
+
+    /// One turn; whether there is more to do at once.
+    fn turn(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        state.turn() || !state.desk.is_free()
+    }
+
+    /// A piece of the order that is being carried out, or of the next: a turn comes between.
+    fn work(&self, orders: &mut mpsc::Receiver<Order>) {
+        let state = &mut *self.state.borrow_mut();
+        if state.desk.is_free()
+            && let Ok(order) = orders.try_recv()
+        {
+            state.begin(order);
+        }
+        state.work();
     }
 
     /// Forgets a session.
@@ -355,37 +437,12 @@ fn serve(worker: &Rc<Worker>, handover: Handover) {
 /// Runs a worker on this thread until the stop, then drains it. `draining` comes when sessions
 /// are to be told to go; `stop` when the worker must end.
 pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
-    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, .. } = parts;
-    let (verifier, delay, worlds, drain, audit) = (parts.verifier, parts.delay, parts.worlds, parts.drain, parts.audit);
-    let worker = Rc::new(Worker {
-        state: RefCell::new(State {
-            fanout,
-            sockets: Sockets {
-                live: Vec::new(),
-                sockets: Vec::new(),
-                due: Vec::new(),
-                now: 0,
-                scratch: Scratch::default(),
-            },
-            read_buffer: vec![0; READ_BYTES],
-            opened: Vec::new(),
-            lanes,
-            meters: worker_meters,
-            shedding: Shedding::default(),
-        }),
-        config: session,
-        session_meters: meters,
-        verifier,
-        delay,
-        worlds,
-        audit,
-    });
+    let (worker, Ends { wake, mut handovers, mut orders, drain }) = Worker::assemble(parts);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sweeps = Sweeps { next: 0, count: 0, drain, drain_since: None };
     while !stop.is_stopped() {
-        let busy = worker.state.borrow_mut().turn();
-        if busy {
+        if worker.turn() {
             // Reads and timers get theirs.
             tokio::task::yield_now().await;
         } else {
@@ -397,6 +454,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
                     () = sleep_until(due) => {}
                     _ = sweep.tick() => {}
                     Some(handover) = handovers.recv() => serve(&worker, handover),
+                    Some(order) = orders.recv() => worker.state.borrow_mut().begin(order),
                     () = draining.stopped(), if sweeps.drain_since.is_none() => {}
                     () = stop.stopped() => {}
                 }
@@ -406,6 +464,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
         while let Ok(handover) = handovers.try_recv() {
             serve(&worker, handover);
         }
+        worker.work(&mut orders);
         if sweeps.drain_since.is_none() && draining.is_stopped() {
             sweeps.drain_since = Some(time::mono());
         }

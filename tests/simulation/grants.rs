@@ -86,6 +86,7 @@ pub(crate) fn principal(grant: usize, subject: &str) -> Arc<Principal> {
         issuer: None,
         role: grant.to_string().into(),
         grant: Arc::new(Grant::everything().narrow(&narrowing).expect("few patterns").with_patience(patience)),
+        narrowing: None,
         expires: None,
         issued: None,
         token_id: None,

@@ -64,6 +64,20 @@ pub async fn upgrade_over<S: AsyncRead + AsyncWrite + Unpin>(
     (status, head, stream, answer[end..].to_vec())
 }
 
+/// A plain request, such as `GET /api/v1/health`, with a token; its status and body.
+pub async fn request(address: &str, line: &str, token: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect(address).await.expect("the hub listens");
+    let head =
+        format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("the hub reads");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer in time");
+    read.expect("readable");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
 impl Client {
     pub async fn open(address: &str, path: &str, headers: &[&str]) -> Self {
         let (status, head, stream, buffer) = upgrade(address, path, headers).await;

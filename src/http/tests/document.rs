@@ -15,7 +15,16 @@ fn document() -> Value {
 fn it_has_the_paths_that_are_served_and_no_other() {
     let document = document();
     let described: BTreeSet<_> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
-    let served = [PATH_HEALTH, PATH_INSTRUMENTS, PATH_INSTRUMENT, PATH_TICKER, PATH_OPENAPI, PATH_WEBSOCKET];
+    let served = [
+        PATH_HEALTH,
+        PATH_INSTRUMENTS,
+        PATH_INSTRUMENT,
+        PATH_TICKER,
+        PATH_CONNECTIONS,
+        PATH_CONNECTION,
+        PATH_OPENAPI,
+        PATH_WEBSOCKET,
+    ];
     assert_eq!(described, served.into_iter().collect());
 }
 
@@ -72,6 +81,7 @@ async fn answers_are_as_it_describes_them() {
     let (absent, empty) = (format!("{PATH_INSTRUMENTS}/SIM:NONE"), format!("{PATH_INSTRUMENTS}/SIM:BARE/ticker"));
     let short = format!("{PATH_INSTRUMENTS}?limit=1");
     let wrong = format!("{PATH_INSTRUMENTS}?limit=x");
+    let wrong_state = format!("{PATH_CONNECTIONS}?state=x");
     let document = document();
     for (path, target, status) in [
         (PATH_HEALTH, PATH_HEALTH, 200),
@@ -82,6 +92,8 @@ async fn answers_are_as_it_describes_them() {
         (PATH_INSTRUMENT, &absent, 404),
         (PATH_TICKER, &value, 200),
         (PATH_TICKER, &empty, 404),
+        (PATH_CONNECTIONS, PATH_CONNECTIONS, 200),
+        (PATH_CONNECTIONS, &wrong_state, 400),
     ] {
         let answer = hub.get(target).await;
         assert_eq!(answer.status, status, "{target}");

@@ -17,7 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::auth::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, Narrowing, TokenRequest, new_api_key};
+use crate::auth::{
+    Algorithm, ApiKeyConfig, AuthConfig, Authenticator, KeyConfig, Narrowing, TokenRequest, new_api_key,
+};
 use crate::model::{FeedState, InstrumentDefinition, InstrumentId, Pattern, UnixNanos};
 use crate::settings::Span;
 use crate::shutdown::{Stopper, stop_signal};
@@ -63,8 +65,11 @@ fn api() -> (Api, String) {
         }],
         ..AuthConfig::default()
     };
-    let authenticator = Arc::new(Authenticator::new(&config, None).expect("a config without faults"));
-    let api = Api::new(Store::new(0), authenticator, Registry::new(), Arc::new(Readiness::default()));
+    let authenticator = Authenticator::new(&config, None).expect("a config without faults");
+    let authenticator = Arc::new(Authority::new(authenticator));
+    let registry = Registry::new();
+    let (orders, _) = Orders::new(0, &registry);
+    let api = Api::new(Store::new(0), authenticator, registry, Arc::new(Readiness::default()), orders);
     (api, new.key.expose_secret().to_owned())
 }
 

@@ -21,7 +21,7 @@ pub(super) async fn hand_on(
     worker: &Rc<Worker>,
     socket: Rc<Socket>,
     peer: &mut Peer,
-    verdict: Verdict,
+    (verdict, judged): (Verdict, u64),
 ) -> Option<Rc<Socket>> {
     let Verdict::Good(principal, _) = &verdict else { return Some(socket) };
     let delay = principal.grant.delay();
@@ -46,6 +46,7 @@ pub(super) async fn hand_on(
         origin,
         format,
         entry: Entry::Moved(Box::new(Moved { session, verdict })),
+        judged,
         url: Vec::new(),
         places: (place, at_target),
     };

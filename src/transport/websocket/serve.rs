@@ -23,6 +23,7 @@ pub(in crate::transport) struct Opening {
     pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
+    pub(in crate::transport) judged: u64,
     /// Given back once a credential is good.
     pub(in crate::transport) stranger: Option<Place>,
     pub(in crate::transport) url: Vec<Subscribe>,
@@ -44,7 +45,7 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { connection, name, origin, format, entry, url, places } = handover;
+    let Handover { connection, name, origin, format, entry, judged, url, places } = handover;
     let (socket, held) = Socket::new(connection).ok()?;
     let socket = Rc::new(socket);
     let (mut credential, mut refused, mut stranger, mut moved) = (None, None, None, None);
@@ -54,18 +55,19 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
         Entry::Refused(code, reason) => refused = Some((code, reason)),
         Entry::Moved(from) => moved = Some((from.session, from.verdict)),
     }
-    let opening = Opening { name, origin, format, credential, refused, stranger, url, moved, places };
-    let id = worker.open(Rc::clone(&socket), opening);
-    let reader = FrameReader::new(worker.config.message_bytes_max);
+    let config = Arc::clone(&worker.terms.load().session);
+    let reader = FrameReader::new(config.message_bytes_max);
+    let opening = Opening { name, origin, format, credential, refused, judged, stranger, url, moved, places };
+    let id = worker.open(Rc::clone(&socket), config, opening);
     let peer = Peer { reader, held, id, gone: false, elsewhere: None };
     Some(serve(Rc::clone(worker), socket, peer))
 }
 
 async fn serve(worker: Rc<Worker>, mut socket: Rc<Socket>, mut peer: Peer) {
     peer.live(&worker, &socket).await;
-    if let Some(verdict) = peer.elsewhere.take() {
+    if let Some(judged) = peer.elsewhere.take() {
         // Boxed: few sessions do it, and once.
-        match Box::pin(hand_on(&worker, socket, &mut peer, *verdict)).await {
+        match Box::pin(hand_on(&worker, socket, &mut peer, *judged)).await {
             Some(back) => socket = back,
             None => return,
         }
@@ -82,7 +84,7 @@ pub(super) struct Peer {
     pub(super) id: SessionId,
     gone: bool,
     /// The good credential of a session that belongs to the workers of another world.
-    elsewhere: Option<Box<Verdict>>,
+    elsewhere: Option<Box<(Verdict, u64)>>,
 }
 
 impl Peer {
@@ -135,22 +137,29 @@ impl Peer {
             Read::Over => false,
             Read::Verify(verify) => {
                 let first = verify.first;
+                let judged = worker.orders.last();
                 // A judge that is gone judges nothing good.
                 let verdict = worker.verifier.verify(verify).await;
                 let verdict = verdict.unwrap_or(Verdict::Bad(crate::auth::AuthError::Malformed));
                 if belongs_elsewhere(worker, first, &verdict) {
-                    self.elsewhere = Some(Box::new(verdict));
+                    self.elsewhere = Some(Box::new((verdict, judged)));
                     return false;
                 }
                 let state = &mut *worker.state.borrow_mut();
                 let now = now();
                 if let Some(Some(live)) = state.sockets.live.get_mut(self.id as usize) {
+                    let held = live.session.principal().map(Arc::as_ptr);
                     let outcome = live.session.on_verdict(&mut state.fanout, verdict, now);
                     if let Some(trace) = &mut live.trace {
                         trace.judged(&live.session, outcome);
                     }
-                    if live.session.principal().is_some() {
+                    let holds = live.session.principal().map(Arc::as_ptr);
+                    if holds.is_some() {
                         live.stranger = None;
+                    }
+                    // What was refused leaves the one that is held, which was judged when it was.
+                    if holds != held {
+                        state.arrived(self.id, judged, now);
                     }
                 }
                 state.write(self.id, now.mono);
@@ -237,7 +246,8 @@ impl Peer {
                 socket.finish().await;
                 read_away(worker, socket).await;
             };
-            let _ = tokio::time::timeout(worker.config.close_timeout, away).await;
+            let close_timeout = worker.terms.load().session.close_timeout;
+            let _ = tokio::time::timeout(close_timeout, away).await;
         } else {
             socket.reset();
         }
