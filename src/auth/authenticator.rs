@@ -13,6 +13,7 @@ use secrecy::ExposeSecret as _;
 use super::api_key::{ApiKeyHash, id_of};
 use super::claims::{Claims, Header, Parts, SUBJECT_BYTES_MAX, is_name};
 use super::config::ApiKey;
+use super::revocation::Revocations;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
 use crate::settings::Fault;
@@ -123,6 +124,20 @@ pub struct Authenticator {
     keys: Vec<Key>,
     roles: BTreeMap<String, Role>,
     api_keys: BTreeMap<String, ApiKey>,
+    revocations: Arc<Revocations>,
+}
+
+/// What an API key stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTerms {
+    /// Whose it is.
+    pub owner: Arc<str>,
+    /// Its role.
+    pub role: Arc<str>,
+    /// What it has less than its role.
+    pub narrowing: Arc<Narrowing>,
+    /// When it ends.
+    pub expires: Option<UnixNanos>,
 }
 
 impl Authenticator {
@@ -159,7 +174,14 @@ impl Authenticator {
             keys,
             roles: grants.into_iter().map(role).collect(),
             api_keys,
+            revocations: Arc::default(),
         })
+    }
+
+    /// The same with these revocations and further API keys.
+    #[must_use]
+    pub fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
+        Self { revocations, ..self }
     }
 
     /// Judges a token. A token without `kid` is accepted where there is only one key.
@@ -174,7 +196,10 @@ impl Authenticator {
         let key = self.key(&parts.header()?)?;
         let (signed, algorithm) = (parts.signed.as_bytes(), key.algorithm.of_library());
         match jsonwebtoken::crypto::verify(parts.signature, signed, &key.verifying, algorithm) {
-            Ok(true) => self.principal(parts.claims()?, now),
+            Ok(true) => {
+                let principal = self.principal(parts.claims()?, now)?;
+                self.revocations.judge(&principal, now).map(|()| principal)
+            }
             Ok(false) | Err(_) => Err(AuthError::BadSignature),
         }
     }
@@ -232,25 +257,59 @@ impl Authenticator {
             return Err(AuthError::TooLong);
         }
         let id = id_of(key)?;
-        let known = self.api_keys.get(id);
-        let hash = known.map_or(&ApiKeyHash::NOBODY, |known| &known.hash);
-        let known = known.filter(|_| hash.is_of(key)).ok_or(AuthError::BadApiKey)?;
-        if known.disabled {
-            return Err(AuthError::DisabledKey);
-        }
-        if known.expires.is_some_and(|end| end <= now) {
-            return Err(AuthError::Expired);
-        }
-        let role = self.roles.get(&known.role).ok_or(AuthError::UnknownRole)?;
+        let (hash, terms) = self.known_key(id).unzip();
+        // Always made, so that an unknown id takes as long as a wrong secret.
+        let good = hash.as_ref().unwrap_or(&ApiKeyHash::NOBODY).is_of(key);
+        let terms = self.alive(id, terms.filter(|_| good).ok_or(AuthError::BadApiKey)?, now)?;
+        let role = self.roles.get(&*terms.role).ok_or(AuthError::UnknownRole)?;
+        let grant = if *terms.narrowing == Narrowing::default() {
+            Arc::clone(&role.grant)
+        } else {
+            Arc::new(role.grant.narrow(&terms.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?)
+        };
         Ok(Principal {
-            subject: Arc::from(known.owner.as_str()),
+            subject: terms.owner,
             role: Arc::clone(&role.name),
-            grant: Arc::clone(&role.grant),
-            expires: known.expires,
+            grant,
+            expires: terms.expires,
             issued: None,
             token_id: Some(Arc::from(id)),
             credential: CredentialKind::ApiKey,
         })
+    }
+
+    /// What the API key of an id stands for.
+    ///
+    /// # Errors
+    /// [`AuthError`] where there is none, it is switched off or has ended.
+    pub fn key_terms(&self, id: &str, now: UnixNanos) -> Result<KeyTerms, AuthError> {
+        let (_, terms) = self.known_key(id).ok_or(AuthError::BadApiKey)?;
+        self.alive(id, terms, now)
+    }
+
+    /// Whether the configuration has an API key of this id.
+    #[must_use]
+    pub fn configures_key(&self, id: &str) -> bool {
+        self.api_keys.contains_key(id)
+    }
+
+    /// The API key of an id: the configuration's, or one that was made since.
+    fn known_key(&self, id: &str) -> Option<(ApiKeyHash, KeyTerms)> {
+        if let Some(key) = self.api_keys.get(id) {
+            let (owner, role) = (key.owner.as_str().into(), key.role.as_str().into());
+            let terms = KeyTerms { owner, role, narrowing: Arc::default(), expires: key.expires };
+            return Some((key.hash.clone(), terms));
+        }
+        let key = self.revocations.key(id)?;
+        let (owner, role, narrowing) = (Arc::clone(&key.owner), Arc::clone(&key.role), Arc::clone(&key.narrowing));
+        Some((key.hash.clone(), KeyTerms { owner, role, narrowing, expires: key.expires }))
+    }
+
+    fn alive(&self, id: &str, terms: KeyTerms, now: UnixNanos) -> Result<KeyTerms, AuthError> {
+        if self.revocations.is_off(id) || self.api_keys.get(id).is_some_and(|key| key.disabled) {
+            return Err(AuthError::DisabledKey);
+        }
+        if terms.expires.is_some_and(|end| end <= now) { Err(AuthError::Expired) } else { Ok(terms) }
     }
 
     /// Signs a token with the first key.
@@ -258,6 +317,15 @@ impl Authenticator {
     /// # Errors
     /// [`SignError`] where there is no key, or where the hub would refuse the token.
     pub fn sign(&self, request: &TokenRequest, now: UnixNanos) -> Result<String, SignError> {
+        let token_id = random::<TOKEN_ID_BYTES>().ok_or(SignError::Random)?;
+        self.sign_as(request, &URL_SAFE_NO_PAD.encode(token_id), now)
+    }
+
+    /// Signs a token whose `jti` is `token_id`.
+    ///
+    /// # Errors
+    /// [`SignError`] where there is no key, or where the hub would refuse the token.
+    pub fn sign_as(&self, request: &TokenRequest, token_id: &str, now: UnixNanos) -> Result<String, SignError> {
         let key = self.keys.first().ok_or(SignError::NoKey)?;
         if !self.roles.contains_key(&request.role) {
             let known: Vec<_> = self.roles.keys().map(String::as_str).collect();
@@ -269,8 +337,7 @@ impl Authenticator {
         if request.ttl < Duration::from_secs(1) {
             return Err(SignError::Ttl);
         }
-        let token_id = random::<TOKEN_ID_BYTES>().ok_or(SignError::Random)?;
-        let claims = self.claims(request, &URL_SAFE_NO_PAD.encode(token_id), now);
+        let claims = self.claims(request, token_id, now);
         let header = serde_json::json!({ "alg": key.algorithm.as_str(), "typ": "JWT", "kid": key.id });
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let signed = format!("{header}.{claims}");

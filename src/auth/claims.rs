@@ -18,7 +18,7 @@ use crate::model::{Channel, Depth, Pattern, UnixNanos};
 pub const SUBJECT_BYTES_MAX: usize = 256;
 
 /// Longest `jti`, in bytes, for the same reason.
-const TOKEN_ID_BYTES_MAX: usize = 256;
+pub const TOKEN_ID_BYTES_MAX: usize = 256;
 
 /// The three parts of a token, still encoded.
 pub(super) struct Parts<'a> {
@@ -151,7 +151,9 @@ fn name(value: Value, bytes_max: usize) -> Option<Arc<str>> {
     text(value).filter(|text| is_name(text, bytes_max)).map(Arc::from)
 }
 
-pub(super) fn is_name(text: &str, bytes_max: usize) -> bool {
+/// Whether `text` may stand in logs: not empty, not longer than that, no control characters.
+#[must_use]
+pub fn is_name(text: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 

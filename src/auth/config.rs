@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api_key::{ApiKeyHash, is_api_key_id};
 use super::claims::{SUBJECT_BYTES_MAX, depth_within, is_name};
-use super::{ChannelSet, Grant, Narrowing, Patience, Policies};
+use super::{ChannelSet, Grant, Narrowing, Patience, Policies, TokensConfig};
 use crate::model::{Channel, Overflow, Pattern, UnixNanos};
 use crate::settings::{Fault, Span, parse_utc};
 
@@ -41,6 +41,8 @@ pub struct AuthConfig {
     pub roles: BTreeMap<String, RoleConfig>,
     /// API keys.
     pub api_keys: Vec<ApiKeyConfig>,
+    /// How long what the hub issues for an API key lasts.
+    pub tokens: TokensConfig,
 }
 
 impl Default for AuthConfig {
@@ -53,6 +55,7 @@ impl Default for AuthConfig {
             keys: Vec::new(),
             roles: BTreeMap::new(),
             api_keys: Vec::new(),
+            tokens: TokensConfig::default(),
         }
     }
 }
@@ -333,6 +336,7 @@ impl AuthConfig {
         if self.leeway > LEEWAY_MAX {
             faults.push(Fault::new("auth.leeway", self.leeway.to_string(), format!("must be at most {LEEWAY_MAX}")));
         }
+        self.tokens.check(&mut faults);
         self.key_faults(&mut faults);
         let roles = self.roles(&mut faults);
         if let Some(role) = self.default_role.as_ref().filter(|role| !roles.contains_key(*role)) {

@@ -10,18 +10,29 @@ mod config;
 mod development;
 mod error;
 mod grant;
+mod issued;
+mod ledger;
+mod nanos;
 mod patience;
+mod refresh;
+mod revocation;
 #[cfg(test)]
 mod tests;
 
 pub use api_key::{API_KEY_ID_BYTES_MAX, ApiKeyHash, HashError, NewApiKey, is_api_key_id, new_api_key};
-pub use authenticator::{Authenticator, CredentialKind, Principal, TOKEN_BYTES_MAX, TokenRequest};
-pub use claims::SUBJECT_BYTES_MAX;
+pub use authenticator::{Authenticator, CredentialKind, KeyTerms, Principal, TOKEN_BYTES_MAX, TokenRequest};
+pub use claims::{SUBJECT_BYTES_MAX, TOKEN_ID_BYTES_MAX, is_name};
 pub use config::{Algorithm, ApiKeyConfig, AuthConfig, KeyConfig, RoleConfig};
 pub use development::{DevelopmentKey, KeyFileError, OpenToStrangers, check_listen};
 pub use error::{AuthError, SignError};
 pub use grant::{ChannelSet, GRANT_PATTERNS_MAX, Grant, NO_LIMIT, Narrowing, TooManyPatterns};
+pub use issued::IssuedKey;
+pub use ledger::{
+    Change, Decision, Deed, Denied, Done, FAMILIES_MAX, FAMILIES_PER_KEY_MAX, ISSUED_KEYS_MAX, Ledger, REVOCATIONS_MAX,
+};
 pub use patience::{Patience, Policies};
+pub use refresh::{Family, FamilyId, Fresh, Issue, Presented, REFRESH_TOKEN_BYTES_MAX, TokensConfig};
+pub use revocation::{Held, REVOCATION_KEPT, Revocations};
 
 /// Bytes from the system's generator; `None` where it has none.
 fn random<const N: usize>() -> Option<[u8; N]> {
