@@ -89,6 +89,12 @@ metric_names! {
     COMMANDS = "tickhub_commands_total", Counter, "Commands of sessions, by operation";
     COMMAND_ERRORS = "tickhub_command_errors_total", Counter, "Commands refused, by code";
     AUTH_REFUSED = "tickhub_auth_refusals_total", Counter, "Credentials refused, by reason";
+    TOKEN_REQUESTS = "tickhub_token_requests_total", Counter, "Requests to exchange, refresh or revoke, by outcome";
+    STATE_ENTRIES = "tickhub_state_entries", Gauge, "What the state store keeps, by kind";
+    STATE_ENTRIES_MAX = "tickhub_state_entries_max", Gauge, "Bounds of tickhub_state_entries";
+    STATE_BYTES = "tickhub_state_bytes", Gauge, "Bytes of the state store's log";
+    STATE_COMMITS = "tickhub_state_commits_total", Counter, "Commits of the state store, by outcome";
+    STATE_COMMIT_TIME = "tickhub_state_commit_seconds", Histogram, "Time of a commit of the state store, until it is on the disk";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
     CONNECTIONS = "tickhub_connections", Gauge, "TCP connections that are not yet sessions";
