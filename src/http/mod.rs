@@ -3,6 +3,7 @@
 //! Pages of other sites cannot read it: there is no CORS header. A credential comes in a header
 //! only, since a URL stands in logs and histories; only a WebSocket may have one in its query.
 
+mod auth;
 mod credentials;
 mod edge;
 mod health;
@@ -30,6 +31,7 @@ use crate::metrics::Registry;
 use crate::store::Store;
 use crate::time::{Mono, mono};
 
+pub use self::auth::{PATH_AUTH_REFRESH, PATH_AUTH_REVOKE, PATH_AUTH_TOKEN, Rate, Rates, TokenApi, token_router};
 pub use edge::RequestId;
 pub use health::LeftOut;
 pub use problem::Problem;
