@@ -15,12 +15,13 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::auth::{Authenticator, DevelopmentKey, check_listen};
+use crate::auth::{Authenticator, DevelopmentKey, Revocations, check_listen};
 use crate::config::{Config, LogFormat};
 use crate::http::{self, Api, Readiness, ReadinessState};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
+use crate::state::{FileState, FileStore, StateMeters, StateOptions, StateStore};
 use crate::store::Store;
 use crate::time;
 use crate::transport::{ControlVerifier, Door, Verifier};
@@ -63,14 +64,12 @@ impl Hub {
     /// not ours, no keys on a public address.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         check_listen(&config.auth, &[config.server.listen, config.server.ops_listen])?;
-        let development = config.auth.is_development();
-        let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
-        let authenticator = Authenticator::new(&config.auth, key.as_ref())
-            .map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
-        let authenticator = Arc::new(authenticator);
         let registry = Registry::new();
+        let revocations = Arc::new(Revocations::default());
+        let authenticator = Arc::new(authenticator(config, Arc::clone(&revocations))?);
+        let state = open_state(config, &revocations, &registry)?;
         let store = Store::new(config.limits.resume_bytes);
-        let common = Common { store, registry: Arc::clone(&registry), epoch: epoch()?.into() };
+        let common = Common { store, registry: Arc::clone(&registry), epoch: epoch()?.into(), revocations };
         for provider in &config.provider {
             common.store.feed_of(provider.venue(), &common.epoch, time::wall()).context("too many providers")?;
         }
@@ -133,7 +132,8 @@ impl Hub {
             ..http::ServeLimits::default()
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
-        let public = http::public_router(Arc::clone(&api), upgrade);
+        let tokens = token_router(config, &authenticator, state, &registry);
+        let public = http::public_router(Arc::clone(&api), upgrade.merge(tokens));
         control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
         // The operations listener outlives the drain, so that it can be watched.
         control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
@@ -148,7 +148,7 @@ impl Hub {
         };
         Ok(Self {
             ready,
-            development,
+            development: config.auth.is_development(),
             registry,
             readiness,
             http_stopper,
@@ -273,6 +273,27 @@ fn show_bounds(config: &Config, registry: &Registry) {
     registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
     registry.gauge(metrics::OUTBOX_MEMORY_MAX, &[]).set(config.limits.outboxes_bytes as f64);
     registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
+}
+
+fn authenticator(config: &Config, revocations: Arc<Revocations>) -> anyhow::Result<Authenticator> {
+    let open = || DevelopmentKey::open(&config.server.state_dir);
+    let key = config.auth.is_development().then(open).transpose()?;
+    let authenticator = Authenticator::new(&config.auth, key.as_ref());
+    let authenticator = authenticator.map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
+    Ok(authenticator.with_revocations(revocations))
+}
+
+fn token_router(config: &Config, of: &Arc<Authenticator>, state: FileStore, registry: &Arc<Registry>) -> axum::Router {
+    let state: Arc<dyn StateStore> = Arc::new(state);
+    let api = http::TokenApi::new(Arc::clone(of), state, Arc::clone(registry), config.auth.tokens);
+    http::token_router(Arc::new(api))
+}
+
+/// What outlived the last process, shown to everyone who judges before anyone is let in.
+fn open_state(config: &Config, revocations: &Arc<Revocations>, registry: &Registry) -> anyhow::Result<FileStore> {
+    let options = StateOptions { lifetimes: config.auth.tokens, ..StateOptions::default() };
+    let state = FileState::open(&config.server.state_dir, options).context("server.state_dir")?;
+    Ok(FileStore::start(state, Arc::clone(revocations), StateMeters::new(registry))?)
 }
 
 /// Gauges that are read when asked for.

@@ -8,6 +8,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use crate::auth::Revocations;
 use crate::config::Config;
 use crate::fanout::{Budget, Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
 use crate::ingest::Ingest;
@@ -62,6 +63,7 @@ pub(super) struct Common {
     pub(super) store: Arc<Store>,
     pub(super) registry: Arc<Registry>,
     pub(super) epoch: Arc<str>,
+    pub(super) revocations: Arc<Revocations>,
 }
 
 /// Starts the feed threads; provider `n` runs on thread `n` modulo their number.
@@ -151,6 +153,7 @@ pub(super) fn start_workers(
             meters: Arc::clone(meters),
             worker_meters: WorkerMeters::new(&common.registry, worker, "websocket"),
             verifier: Arc::clone(verifier),
+            revocations: Arc::clone(&common.revocations),
             drain: DrainConfig {
                 spread: config.timeouts.drain.duration(),
                 retry_after: config.timeouts.drain.duration(),

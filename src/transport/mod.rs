@@ -4,6 +4,7 @@
 mod door;
 mod handover;
 mod meters;
+mod rejudge;
 mod shedding;
 mod worker;
 

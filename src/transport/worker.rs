@@ -17,8 +17,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
+use super::rejudge::Rejudge;
 use super::shedding::Shedding;
 use super::websocket;
+use crate::auth::Revocations;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::session::{Meters, Now, Session, SessionConfig};
 use crate::shutdown::Stop;
@@ -64,6 +66,8 @@ pub struct WorkerParts {
     pub worker_meters: WorkerMeters,
     /// Where credentials are judged.
     pub verifier: Arc<dyn Verifier>,
+    /// What is revoked: sessions of it end.
+    pub revocations: Arc<Revocations>,
     /// How it drains.
     pub drain: DrainConfig,
 }
@@ -161,6 +165,7 @@ pub(super) struct Worker {
     pub(super) config: Arc<SessionConfig>,
     pub(super) session_meters: Arc<Meters>,
     pub(super) verifier: Arc<dyn Verifier>,
+    pub(super) revocations: Arc<Revocations>,
 }
 
 pub(super) fn now() -> Now {
@@ -224,6 +229,14 @@ impl State {
     pub(super) fn end(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {
         if let Some(Some(live)) = self.sockets.live.get_mut(id as usize) {
             live.session.end_flushed(&mut self.fanout, code, reason, now);
+            self.sockets.nudge(id);
+        }
+    }
+
+    /// The same, and what waits for the session is dropped.
+    pub(super) fn end_at_once(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {
+        if let Some(Some(live)) = self.sockets.live.get_mut(id as usize) {
+            live.session.end(&mut self.fanout, code, reason, now);
             self.sockets.nudge(id);
         }
     }
@@ -323,7 +336,8 @@ fn serve(worker: &Rc<Worker>, handover: Handover) {
 /// Runs a worker on this thread until the stop, then drains it. `draining` comes when sessions
 /// are to be told to go; `stop` when the worker must end.
 pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
-    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, verifier, drain } = parts;
+    let WorkerParts { fanout, lanes, wake, mut handovers, session, meters, worker_meters, .. } = parts;
+    let (verifier, revocations, drain) = (parts.verifier, parts.revocations, parts.drain);
     let worker = Rc::new(Worker {
         state: RefCell::new(State {
             fanout,
@@ -336,10 +350,12 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
         config: session,
         session_meters: meters,
         verifier,
+        revocations: Arc::clone(&revocations),
     });
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sweeps = Sweeps { next: 0, count: 0, drain, drain_since: None };
+    let rejudge = Rejudge::new(revocations);
+    let mut sweeps = Sweeps { next: 0, count: 0, rejudge, drain, drain_since: None };
     while !stop.is_stopped() {
         let busy = worker.state.borrow_mut().turn();
         if busy {
@@ -378,6 +394,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
 struct Sweeps {
     next: u64,
     count: u32,
+    rejudge: Rejudge,
     drain: DrainConfig,
     drain_since: Option<u64>,
 }
@@ -386,6 +403,7 @@ impl Sweeps {
     /// `false` = the worker is drained.
     fn run(&mut self, state: &mut State) -> bool {
         self.next = time::mono() + time::duration_ns(SWEEP_INTERVAL);
+        self.rejudge.step(state);
         state.sweep();
         self.count = self.count.wrapping_add(1);
         if self.count.is_multiple_of(HOLDINGS_SWEEPS) {

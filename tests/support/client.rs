@@ -22,8 +22,8 @@ pub enum Got {
 }
 
 pub struct Client {
-    stream: TcpStream,
-    buffer: Vec<u8>,
+    pub stream: TcpStream,
+    pub buffer: Vec<u8>,
 }
 
 /// Sends an upgrade request with these extra header lines; the answer's status, headers and body

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::frame::{FrameReader, Incoming, Violation};
-use crate::auth::Principal;
+use crate::auth::{AuthError, Principal};
 use crate::fanout::SessionId;
 use crate::session::{Admission, Verdict, Verify};
 use crate::transport::handover::{Entry, Handover, Place, Places};
@@ -51,6 +51,10 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
     let (credential, refused, stranger) = match entry {
+        // Revoked since it was judged: from here on the worker's own look would find it.
+        Entry::Good(principal, _) if worker.revocations.refuses(&principal) => {
+            (None, Some((CloseCode::Revoked, CloseCode::Revoked.as_str().to_owned())), None)
+        }
         Entry::Good(principal, admission) => (Some((principal, admission)), None, None),
         Entry::Open(place) => (None, None, Some(place)),
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
@@ -134,7 +138,13 @@ impl Peer {
             Read::Verify(verify) => {
                 // A judge that is gone judges nothing good.
                 let verdict = worker.verifier.verify(verify).await;
-                let verdict = verdict.unwrap_or(Verdict::Bad(crate::auth::AuthError::Malformed));
+                let verdict = match verdict.unwrap_or(Verdict::Bad(AuthError::Malformed)) {
+                    // Revoked since it was judged: from here on the worker's own look would find it.
+                    Verdict::Good(principal, _) if worker.revocations.refuses(&principal) => {
+                        Verdict::Bad(AuthError::Revoked)
+                    }
+                    verdict => verdict,
+                };
                 let state = &mut *worker.state.borrow_mut();
                 let now = now();
                 if let Some(Some(live)) = state.sockets.live.get_mut(self.id as usize) {
