@@ -21,6 +21,7 @@ pub mod server;
 pub mod session;
 pub mod settings;
 pub mod shutdown;
+pub mod state;
 pub mod store;
 pub mod time;
 pub mod transport;

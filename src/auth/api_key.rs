@@ -10,13 +10,16 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{AuthError, random};
 
 /// Bytes of a key's secret.
-const SECRET_BYTES: usize = 32;
+pub(super) const SECRET_BYTES: usize = 32;
 /// Bytes of the salt.
-const SALT_BYTES: usize = 16;
+pub(super) const SALT_BYTES: usize = 16;
+/// Bytes of a mark.
+pub(super) const MARK_BYTES: usize = 16;
 /// Longest id.
 pub const API_KEY_ID_BYTES_MAX: usize = 64;
 /// Name of the way a hash is made, first in its text: another way gets another name.
@@ -83,6 +86,23 @@ impl ApiKeyHash {
     /// long as a wrong secret.
     pub(super) const NOBODY: Self = Self { salt: [0; SALT_BYTES], hash: [0; SECRET_BYTES] };
 
+    /// The hash of a text that holds a random secret.
+    pub(super) fn of(salt: [u8; SALT_BYTES], text: &str) -> Self {
+        Self { salt, hash: digest(&salt, text) }
+    }
+
+    pub(super) const fn salt(&self) -> [u8; SALT_BYTES] {
+        self.salt
+    }
+
+    /// A mark on `name` that only one who has the salt can make. It never equals a hash: what is
+    /// hashed has a dot, which no name has.
+    pub(super) fn mark(&self, name: &str) -> [u8; MARK_BYTES] {
+        let mut mark = [0; MARK_BYTES];
+        mark.copy_from_slice(&digest(&self.salt, name)[..MARK_BYTES]);
+        mark
+    }
+
     /// Reads the text that [`fmt::Display`] writes.
     ///
     /// # Errors
@@ -109,6 +129,18 @@ impl ApiKeyHash {
 impl fmt::Display for ApiKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}${}${}", URL_SAFE_NO_PAD.encode(self.salt), URL_SAFE_NO_PAD.encode(self.hash))
+    }
+}
+
+impl Serialize for ApiKeyHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ApiKeyHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

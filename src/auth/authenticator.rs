@@ -17,6 +17,7 @@ use super::config::ApiKey;
 use super::issuer::Issuer;
 use super::key::VerifyingKey;
 use super::members::Members;
+use super::revocation::Revocations;
 use super::ring::KeyRing;
 use super::{Algorithm, AuthConfig, AuthError, DevelopmentKey, Grant, Narrowing, SignError, random};
 use crate::model::{Channel, Depth, Pattern, UnixNanos};
@@ -136,6 +137,20 @@ pub struct Authenticator {
     pub(super) delays: Vec<Duration>,
     pub(super) api_keys: BTreeMap<String, ApiKey>,
     pub(super) certificates: Vec<Known>,
+    revocations: Arc<Revocations>,
+}
+
+/// What an API key stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTerms {
+    /// Whose it is.
+    pub owner: Arc<str>,
+    /// Its role.
+    pub role: Arc<str>,
+    /// What it has less than its role.
+    pub narrowing: Arc<Narrowing>,
+    /// When it ends.
+    pub expires: Option<UnixNanos>,
 }
 
 impl Authenticator {
@@ -178,13 +193,16 @@ impl Authenticator {
             delays: config.delays(),
             api_keys,
             certificates,
+            revocations: Arc::default(),
         })
     }
 
     /// Goes on with the published keys that `before` has, of issuers whose keys are still to be had
-    /// from the same place: a new configuration refuses nobody until they are fetched anew.
+    /// from the same place: a new configuration refuses nobody until they are fetched anew. And with
+    /// what was revoked and issued.
     #[must_use]
     pub fn with_keys_of(mut self, before: &Self) -> Self {
+        self.revocations = Arc::clone(&before.revocations);
         for issuer in &mut self.others {
             let same = |ring: &&Arc<KeyRing>| issuer.ring().is_some_and(|own| own.config().has_keys_of(ring.config()));
             let known = before.rings().find(same).map(Arc::clone);
@@ -193,6 +211,12 @@ impl Authenticator {
             }
         }
         self
+    }
+
+    /// The same with these revocations and further API keys.
+    #[must_use]
+    pub fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
+        Self { revocations, ..self }
     }
 
     /// The published keys of each issuer other than the hub itself.
@@ -213,7 +237,8 @@ impl Authenticator {
         let (header, members) = (parts.header()?, parts.claims()?);
         let issuer = self.issuer_of(&members)?;
         issuer.verify(&header, &parts)?;
-        self.principal(issuer, Claims::read(&members, &issuer.mapping)?, now)
+        let principal = self.principal(issuer, Claims::read(&members, &issuer.mapping)?, now)?;
+        self.revocations.judge(&principal, now).map(|()| principal)
     }
 
     fn issuer_of(&self, members: &Members) -> Result<&Issuer, AuthError> {
@@ -257,27 +282,62 @@ impl Authenticator {
             return Err(AuthError::TooLong);
         }
         let id = id_of(key)?;
-        let known = self.api_keys.get(id);
-        let hash = known.map_or(&ApiKeyHash::NOBODY, |known| &known.hash);
-        let known = known.filter(|_| hash.is_of(key)).ok_or(AuthError::BadApiKey)?;
-        if known.disabled {
-            return Err(AuthError::DisabledKey);
-        }
-        if known.expires.is_some_and(|end| end <= now) {
-            return Err(AuthError::Expired);
-        }
-        let role = self.roles.get(&known.role).ok_or(AuthError::UnknownRole)?;
+        let (hash, terms) = self.known_key(id).unzip();
+        // Always made, so that an unknown id takes as long as a wrong secret.
+        let good = hash.as_ref().unwrap_or(&ApiKeyHash::NOBODY).is_of(key);
+        let terms = self.alive(id, terms.filter(|_| good).ok_or(AuthError::BadApiKey)?, now)?;
+        let role = self.roles.get(&*terms.role).ok_or(AuthError::UnknownRole)?;
+        let grant = if *terms.narrowing == Narrowing::default() {
+            Arc::clone(&role.grant)
+        } else {
+            let grant = role.grant.narrow(&terms.narrowing).map_err(|_| AuthError::BadClaim("symbols"))?;
+            Arc::new(grant.in_world(&self.delays).ok_or(AuthError::BadClaim("delay"))?)
+        };
         Ok(Principal {
-            subject: Arc::from(known.owner.as_str()),
+            subject: terms.owner,
             issuer: None,
             role: Arc::clone(&role.name),
-            grant: Arc::clone(&role.grant),
-            narrowing: None,
-            expires: known.expires,
+            grant,
+            narrowing: (*terms.narrowing != Narrowing::default()).then_some(terms.narrowing),
+            expires: terms.expires,
             issued: None,
             token_id: Some(Arc::from(id)),
             credential: CredentialKind::ApiKey,
         })
+    }
+
+    /// What the API key of an id stands for.
+    ///
+    /// # Errors
+    /// [`AuthError`] where there is none, it is switched off or has ended.
+    pub fn key_terms(&self, id: &str, now: UnixNanos) -> Result<KeyTerms, AuthError> {
+        let (_, terms) = self.known_key(id).ok_or(AuthError::BadApiKey)?;
+        self.alive(id, terms, now)
+    }
+
+    /// Whether the configuration has an API key of this id.
+    #[must_use]
+    pub fn configures_key(&self, id: &str) -> bool {
+        self.api_keys.contains_key(id)
+    }
+
+    /// The API key of an id: the configuration's, or one that was made since.
+    fn known_key(&self, id: &str) -> Option<(ApiKeyHash, KeyTerms)> {
+        if let Some(key) = self.api_keys.get(id) {
+            let (owner, role) = (key.owner.as_str().into(), key.role.as_str().into());
+            let terms = KeyTerms { owner, role, narrowing: Arc::default(), expires: key.expires };
+            return Some((key.hash.clone(), terms));
+        }
+        let key = self.revocations.key(id)?;
+        let (owner, role, narrowing) = (Arc::clone(&key.owner), Arc::clone(&key.role), Arc::clone(&key.narrowing));
+        Some((key.hash.clone(), KeyTerms { owner, role, narrowing, expires: key.expires }))
+    }
+
+    fn alive(&self, id: &str, terms: KeyTerms, now: UnixNanos) -> Result<KeyTerms, AuthError> {
+        if self.revocations.is_off(id) || self.api_keys.get(id).is_some_and(|key| key.disabled) {
+            return Err(AuthError::DisabledKey);
+        }
+        if terms.expires.is_some_and(|end| end <= now) { Err(AuthError::Expired) } else { Ok(terms) }
     }
 
     /// Signs a token with the first key.
@@ -285,6 +345,15 @@ impl Authenticator {
     /// # Errors
     /// [`SignError`] where there is no key, or where the hub would refuse the token.
     pub fn sign(&self, request: &TokenRequest, now: UnixNanos) -> Result<String, SignError> {
+        let token_id = random::<TOKEN_ID_BYTES>().ok_or(SignError::Random)?;
+        self.sign_as(request, &URL_SAFE_NO_PAD.encode(token_id), now)
+    }
+
+    /// Signs a token whose `jti` is `token_id`.
+    ///
+    /// # Errors
+    /// [`SignError`] where there is no key, or where the hub would refuse the token.
+    pub fn sign_as(&self, request: &TokenRequest, token_id: &str, now: UnixNanos) -> Result<String, SignError> {
         let signing = self.signing.as_ref().ok_or(SignError::NoKey)?;
         if !self.roles.contains_key(&request.role) {
             let known: Vec<_> = self.roles.keys().map(String::as_str).collect();
@@ -296,8 +365,7 @@ impl Authenticator {
         if request.ttl < Duration::from_secs(1) {
             return Err(SignError::Ttl);
         }
-        let token_id = random::<TOKEN_ID_BYTES>().ok_or(SignError::Random)?;
-        let claims = self.claims(request, &URL_SAFE_NO_PAD.encode(token_id), now);
+        let claims = self.claims(request, token_id, now);
         let header = serde_json::json!({ "alg": signing.algorithm.as_str(), "typ": "JWT", "kid": signing.id });
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let signed = format!("{header}.{claims}");

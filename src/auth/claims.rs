@@ -16,6 +16,9 @@ use crate::settings::Span;
 /// Longest `sub` and `jti`, in bytes: they stand in each session and in logs.
 pub const SUBJECT_BYTES_MAX: usize = 256;
 
+/// Longest `jti`, in bytes.
+pub const TOKEN_ID_BYTES_MAX: usize = SUBJECT_BYTES_MAX;
+
 /// The three parts of a token, still encoded.
 pub(super) struct Parts<'a> {
     /// Header and claims as they were signed.
@@ -187,7 +190,9 @@ fn name(text: &str) -> Option<Arc<str>> {
     is_name(text, SUBJECT_BYTES_MAX).then(|| Arc::from(text))
 }
 
-pub(super) fn is_name(text: &str, bytes_max: usize) -> bool {
+/// Whether `text` may stand in logs: not empty, not longer than that, no control characters.
+#[must_use]
+pub fn is_name(text: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 

@@ -13,7 +13,7 @@ use super::api_key::{ApiKeyHash, is_api_key_id};
 use super::certificate::{CertificateConfig, Known};
 use super::claims::{SUBJECT_BYTES_MAX, depth_within, is_name};
 use super::issuer_config::{self, IssuerConfig};
-use super::{Algorithm, ChannelSet, Grant, Narrowing, Patience, Policies};
+use super::{Algorithm, ChannelSet, Grant, Narrowing, Patience, Policies, TokensConfig};
 use crate::limits::DELAYS_MAX;
 use crate::model::{Channel, Overflow, Pattern, UnixNanos};
 use crate::settings::{Fault, Span, parse_utc};
@@ -51,6 +51,8 @@ pub struct AuthConfig {
     pub api_keys: Vec<ApiKeyConfig>,
     /// Whom clients' certificates stand for.
     pub certificates: Vec<CertificateConfig>,
+    /// How long what the hub issues for an API key lasts.
+    pub tokens: TokensConfig,
 }
 
 impl Default for AuthConfig {
@@ -65,6 +67,7 @@ impl Default for AuthConfig {
             roles: BTreeMap::new(),
             api_keys: Vec::new(),
             certificates: Vec::new(),
+            tokens: TokensConfig::default(),
         }
     }
 }
@@ -335,6 +338,7 @@ impl AuthConfig {
         if self.leeway > LEEWAY_MAX {
             faults.push(Fault::new("auth.leeway", self.leeway.to_string(), format!("must be at most {LEEWAY_MAX}")));
         }
+        self.tokens.check(&mut faults);
         self.key_faults(&mut faults);
         let roles = self.roles(&mut faults);
         if let Some(role) = self.default_role.as_ref().filter(|role| !roles.contains_key(*role)) {

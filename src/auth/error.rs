@@ -44,6 +44,10 @@ pub enum AuthError {
     BadApiKey,
     /// The API key is switched off.
     DisabledKey,
+    /// The token was revoked, or its subject, or what it was issued from.
+    Revoked,
+    /// The token was issued before anything that is known of revocations.
+    TooOld,
 }
 
 impl AuthError {
@@ -69,6 +73,8 @@ impl AuthError {
             Self::UnknownRole => "unknown_role",
             Self::BadApiKey => "bad_api_key",
             Self::DisabledKey => "disabled_key",
+            Self::Revoked => "revoked",
+            Self::TooOld => "too_old",
         }
     }
 }
@@ -102,6 +108,8 @@ impl fmt::Display for AuthError {
             Self::UnknownRole => "the role is not known",
             Self::BadApiKey => "the API key is wrong",
             Self::DisabledKey => "the API key is disabled",
+            Self::Revoked => "the credential was revoked",
+            Self::TooOld => "the token was issued too long ago",
         })
     }
 }

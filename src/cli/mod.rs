@@ -34,6 +34,7 @@ Examples:
   tickhub --config tickhub.toml                  a hub as configured
   tickhub check-config tickhub.toml              what is wrong with a configuration
   tickhub token --role viewer --symbols 'SIM:*'  a token for it
+  tickhub api-key create --id desk --owner ann   an API key, which a running hub takes at once
   tickhub normalize --venue binance_spot rows.gz recorded messages as the hub would publish them
 
 Settings can be given in the environment too, as TICKHUB__SECTION__KEY=value.";

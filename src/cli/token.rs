@@ -12,8 +12,8 @@ use crate::model::{Channel, Depth, Pattern};
 use crate::settings::{Span, SpanError};
 use crate::time;
 
-/// Longest life of a token. It cannot be taken back while its key is in use, so what must last
-/// longer is an API key, which can be switched off.
+/// Longest life of a token. It can be revoked, but nobody has to ask for it anew: what must last
+/// longer is an API key.
 const TTL_MAX: Span = Span::seconds(365 * 24 * 3600);
 
 const EXAMPLES: &str = "\
@@ -39,6 +39,15 @@ pub(super) struct TokenArgs {
     /// How long it lasts: a whole number and ms, s, m, h or d, at most 365d.
     #[arg(long, default_value = "1h", value_parser = ttl)]
     ttl: Span,
+    #[command(flatten)]
+    narrowing: NarrowingArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// What a token or a key shall have less than its role.
+#[derive(Args, Debug)]
+pub(super) struct NarrowingArgs {
     /// Only these instruments: VENUE:SYMBOL, VENUE:HEAD*, VENUE:* or *, with commas between.
     #[arg(long, value_delimiter = ',', value_parser = pattern, value_name = "PATTERNS")]
     symbols: Option<Vec<Pattern>>,
@@ -62,13 +71,25 @@ pub(super) struct TokenArgs {
     /// delay, or a longer one.
     #[arg(long, value_name = "SPAN")]
     delay: Option<Span>,
-    #[command(flatten)]
-    config: ConfigArgs,
+}
+
+impl NarrowingArgs {
+    pub(super) fn narrowing(&self) -> Narrowing {
+        Narrowing {
+            symbols: self.symbols.clone(),
+            channels: self.channels.as_ref().map(|channels| channels.iter().copied().collect()),
+            max_rate: self.max_rate,
+            depth: self.depth,
+            connections: self.connections,
+            subscriptions: self.subscriptions,
+            delay: self.delay.map(Span::duration),
+        }
+    }
 }
 
 fn ttl(text: &str) -> Result<Span, String> {
     let span: Span = text.parse().map_err(|error: SpanError| error.to_string())?;
-    let long = || format!("is more than {TTL_MAX}; for what must last, make an API key: tickhub api-key new");
+    let long = || format!("is more than {TTL_MAX}; for what must last, make an API key: tickhub api-key create");
     (span <= TTL_MAX).then_some(span).ok_or_else(long)
 }
 
@@ -88,15 +109,7 @@ fn depth(text: &str) -> Result<Depth, String> {
 
 pub(super) fn run(args: &TokenArgs, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let authenticator = authenticator(&args.config.load()?)?;
-    let narrowing = Narrowing {
-        symbols: args.symbols.clone(),
-        channels: args.channels.as_ref().map(|channels| channels.iter().copied().collect()),
-        max_rate: args.max_rate,
-        depth: args.depth,
-        connections: args.connections,
-        subscriptions: args.subscriptions,
-        delay: args.delay.map(Span::duration),
-    };
+    let narrowing = args.narrowing.narrowing();
     let (subject, role, ttl) = (args.subject.clone(), args.role.clone(), args.ttl.duration());
     let now = time::wall();
     let token = authenticator.sign(&TokenRequest { subject, role, ttl, narrowing }, now)?;

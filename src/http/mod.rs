@@ -4,6 +4,7 @@
 //! only, since a URL stands in logs and histories; only a WebSocket may have one in its query.
 
 mod admin;
+mod auth;
 mod credentials;
 mod edge;
 mod health;
@@ -35,6 +36,7 @@ use crate::store::Store;
 use crate::time::{Mono, mono};
 use crate::transport::Orders;
 
+pub use self::auth::{PATH_AUTH_REFRESH, PATH_AUTH_REVOKE, PATH_AUTH_TOKEN, Rate, Rates, TokenApi, token_router};
 pub use edge::RequestId;
 pub use health::{CertificateHealth, IssuerHealth, LeftOut};
 pub use problem::Problem;

@@ -113,6 +113,12 @@ metric_names! {
     AUDIT_BYTES = "tickhub_audit_written_bytes_total", Counter, "Bytes written to the audit trail";
     AUDIT_ERRORS = "tickhub_audit_write_errors_total", Counter, "Writes to the audit trail that failed; they are tried again";
     AUDIT_FAILING = "tickhub_audit_failing", Gauge, "1 while the audit trail cannot be written";
+    TOKEN_REQUESTS = "tickhub_token_requests_total", Counter, "Requests to exchange, refresh or revoke, by outcome";
+    STATE_ENTRIES = "tickhub_state_entries", Gauge, "What the state store keeps, by kind";
+    STATE_ENTRIES_MAX = "tickhub_state_entries_max", Gauge, "Bounds of tickhub_state_entries";
+    STATE_BYTES = "tickhub_state_bytes", Gauge, "Bytes of the state store's log";
+    STATE_COMMITS = "tickhub_state_commits_total", Counter, "Commits of the state store, by outcome";
+    STATE_COMMIT_TIME = "tickhub_state_commit_seconds", Histogram, "Time of a commit of the state store, until it is on the disk";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
     TLS_HANDSHAKES = "tickhub_tls_handshakes_total", Counter, "Handshakes of TLS done, by listener, version and whether resumed";

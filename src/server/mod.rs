@@ -23,13 +23,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::audit::Auditor;
-use crate::auth::{Authenticator, Authority, DevelopmentKey, check_listen};
+use crate::auth::{Authenticator, Authority, DevelopmentKey, Revocations, check_listen};
 use crate::config::{Config, LogFormat, ServeFiles};
 use crate::http::{self, Api, IssuerHealth, Readiness, ReadinessState};
 use crate::identity::{Freshness, Identity};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
+use crate::state::{FileState, FileStore, StateMeters, StateOptions, StateStore};
 use crate::store::Store;
 use crate::time;
 use crate::transport::{ControlVerifier, Door, Orders, SharedTerms, Terms, Verifier};
@@ -89,13 +90,15 @@ impl Hub {
     /// Where the configuration cannot work here: an address in use, a state directory that is
     /// not ours, no keys on a public address.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let (development, authority) = authority(config)?;
+        let revocations = Arc::new(Revocations::default());
+        let (development, authority) = authority(config, &revocations)?;
         let registry = Registry::new();
         let auditor = auditing::start(config, &registry)?;
         let audit = auditor.audit();
+        let state = open_state(config, &revocations, &registry)?;
         let store = Store::new(config.limits.resume_bytes);
         let epoch = epoch()?.into();
-        let common = Common { store, registry: Arc::clone(&registry), epoch, audit: audit.clone() };
+        let common = Common { store, registry: Arc::clone(&registry), epoch, audit: audit.clone(), revocations };
         for provider in &config.provider {
             common.store.feed_of(provider.venue(), &common.epoch, time::wall()).context("too many providers")?;
         }
@@ -146,7 +149,8 @@ impl Hub {
             ..http::ServeLimits::default()
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
-        let public = http::public_router(Arc::clone(&api), upgrade);
+        let tokens = token_router(config, &authority, state, &registry);
+        let public = http::public_router(Arc::clone(&api), upgrade.merge(tokens));
         secured.watch(&control, &feed_stop);
         let (listen, ops) = secured.listeners(listen, ops);
         control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
@@ -328,13 +332,16 @@ fn start_log(config: &Config) -> anyhow::Result<SetLevel> {
 }
 
 /// The key of development mode, where the configuration has none, and who judges credentials.
-fn authority(config: &Config) -> anyhow::Result<(Option<DevelopmentKey>, Arc<Authority>)> {
+fn authority(
+    config: &Config,
+    revocations: &Arc<Revocations>,
+) -> anyhow::Result<(Option<DevelopmentKey>, Arc<Authority>)> {
     check_listen(&config.auth, &[config.server.listen, config.server.ops_listen])?;
     let development = config.auth.is_development();
     let key = development.then(|| DevelopmentKey::open(&config.server.state_dir)).transpose()?;
     let authenticator =
         Authenticator::new(&config.auth, key.as_ref()).map_err(|faults| anyhow::anyhow!("auth: {}", join(&faults)))?;
-    Ok((key, Arc::new(Authority::new(authenticator))))
+    Ok((key, Arc::new(Authority::new(authenticator.with_revocations(Arc::clone(revocations))))))
 }
 
 fn control_runtime(config: &Config) -> std::io::Result<Runtime> {
@@ -388,6 +395,19 @@ fn show_bounds(config: &Config, registry: &Registry) {
     registry.gauge(metrics::OUTBOX_EVENTS_MAX, &[]).set(config.limits.outbox_events as f64);
     registry.gauge(metrics::OUTBOX_MEMORY_MAX, &[]).set(config.limits.outboxes_bytes as f64);
     registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
+}
+
+fn token_router(config: &Config, of: &Arc<Authority>, state: FileStore, registry: &Arc<Registry>) -> axum::Router {
+    let state: Arc<dyn StateStore> = Arc::new(state);
+    let api = http::TokenApi::new(Arc::clone(of), state, Arc::clone(registry), config.auth.tokens);
+    http::token_router(Arc::new(api))
+}
+
+/// What outlived the last process, shown to everyone who judges before anyone is let in.
+fn open_state(config: &Config, revocations: &Arc<Revocations>, registry: &Registry) -> anyhow::Result<FileStore> {
+    let options = StateOptions { lifetimes: config.auth.tokens, ..StateOptions::default() };
+    let state = FileState::open(&config.server.state_dir, options).context("server.state_dir")?;
+    Ok(FileStore::start(state, Arc::clone(revocations), StateMeters::new(registry))?)
 }
 
 /// Gauges that are read when asked for.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::audit::Audit;
+use crate::auth::Revocations;
 use crate::config::Config;
 use crate::fanout::{Budget, Fanout, LaneReader, LaneWaker, LaneWriter, Latencies, OutboxLimits, Requests, Wake, lane};
 use crate::ingest::{Ingest, LineWriter};
@@ -93,6 +94,7 @@ pub(super) struct Common {
     pub(super) registry: Arc<Registry>,
     pub(super) epoch: Arc<str>,
     pub(super) audit: Audit,
+    pub(super) revocations: Arc<Revocations>,
 }
 
 /// Starts the feed threads; provider `n` runs on thread `n` modulo their number. `lines` are each
@@ -198,6 +200,7 @@ pub(super) fn start_workers(
             verifier: Arc::clone(&shared.verifier),
             delay: joints.delay,
             worlds: shared.worlds.clone(),
+            revocations: Arc::clone(&common.revocations),
             drain: DrainConfig {
                 spread: config.timeouts.drain.duration(),
                 retry_after: config.timeouts.drain.duration(),

@@ -8,6 +8,7 @@ mod door;
 mod handover;
 mod meters;
 mod orders;
+mod rejudge;
 mod shedding;
 mod socket;
 mod stream;

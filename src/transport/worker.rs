@@ -19,12 +19,14 @@ use super::door::SharedTerms;
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::orders::{Order, OrderBook, OrderNumber};
+use super::rejudge::Rejudge;
 use super::shedding::Shedding;
 use super::socket::Socket;
 use super::tls::Scratch;
 use super::websocket;
 use super::worlds::Worlds;
 use crate::audit::{Audit, Origin};
+use crate::auth::Revocations;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
 use crate::model::UnixNanos;
 use crate::session::{Meters, Now, Session, SessionConfig};
@@ -77,6 +79,8 @@ pub struct WorkerParts {
     pub delay: Duration,
     /// Where those belong who see it at another time.
     pub worlds: Worlds,
+    /// What is revoked: sessions of it end.
+    pub revocations: Arc<Revocations>,
     /// How it drains.
     pub drain: DrainConfig,
     /// Where it records who came and went.
@@ -185,6 +189,7 @@ pub(super) struct Worker {
     pub(super) worlds: Worlds,
     audit: Audit,
     pub(super) orders: OrderNumber,
+    pub(super) revocations: Arc<Revocations>,
 }
 
 pub(super) fn now() -> Now {
@@ -228,6 +233,7 @@ impl Worker {
             worlds: parts.worlds,
             audit: parts.audit,
             orders: number,
+            revocations: parts.revocations,
         };
         (Rc::new(worker), Ends { wake, handovers, orders, drain: parts.drain })
     }
@@ -342,6 +348,14 @@ impl State {
         }
     }
 
+    /// The same, and what waits for the session is dropped.
+    pub(super) fn end_at_once(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {
+        if let Some(Some(live)) = self.sockets.live.get_mut(id as usize) {
+            live.session.end(&mut self.fanout, code, reason, now);
+            self.sockets.nudge(id);
+        }
+    }
+
     /// One turn; whether there is more to do at once.
     fn turn(&mut self) -> bool {
         let mut events = 0;
@@ -440,7 +454,8 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
     let (worker, Ends { wake, mut handovers, mut orders, drain }) = Worker::assemble(parts);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sweeps = Sweeps { next: 0, count: 0, drain, drain_since: None };
+    let rejudge = Rejudge::new(Arc::clone(&worker.revocations));
+    let mut sweeps = Sweeps { next: 0, count: 0, rejudge, drain, drain_since: None };
     while !stop.is_stopped() {
         if worker.turn() {
             // Reads and timers get theirs.
@@ -480,6 +495,7 @@ pub async fn run(parts: WorkerParts, mut draining: Stop, mut stop: Stop) {
 struct Sweeps {
     next: u64,
     count: u32,
+    rejudge: Rejudge,
     drain: DrainConfig,
     drain_since: Option<u64>,
 }
@@ -488,6 +504,7 @@ impl Sweeps {
     /// `false` = the worker is drained.
     fn run(&mut self, state: &mut State) -> bool {
         self.next = time::mono() + time::duration_ns(SWEEP_INTERVAL);
+        self.rejudge.step(state);
         state.sweep();
         self.count = self.count.wrapping_add(1);
         if self.count.is_multiple_of(HOLDINGS_SWEEPS) {

@@ -23,8 +23,8 @@ pub enum Got {
 
 /// A client over any kind of connection.
 pub struct Client<S = TcpStream> {
-    stream: S,
-    buffer: Vec<u8>,
+    pub stream: S,
+    pub buffer: Vec<u8>,
 }
 
 /// Sends an upgrade request with these extra header lines; the answer's status, headers and body

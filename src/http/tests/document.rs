@@ -7,7 +7,7 @@ use crate::http::openapi::DOCUMENT;
 use crate::model::Ticker;
 use crate::store::Stamp;
 
-fn document() -> Value {
+pub(super) fn document() -> Value {
     serde_json::from_str(DOCUMENT).expect("JSON")
 }
 
@@ -25,7 +25,8 @@ fn it_has_the_paths_that_are_served_and_no_other() {
         PATH_OPENAPI,
         PATH_WEBSOCKET,
     ];
-    assert_eq!(described, served.into_iter().collect());
+    let tokens = [PATH_AUTH_TOKEN, PATH_AUTH_REFRESH, PATH_AUTH_REVOKE];
+    assert_eq!(described, served.into_iter().chain(tokens).collect());
 }
 
 #[test]
@@ -37,7 +38,7 @@ fn its_references_lead_somewhere() {
 }
 
 /// Checks types, members and enumerations, as deep as the schema goes.
-fn assert_fits(document: &Value, schema: &Value, value: &Value, at: &str) {
+pub(super) fn assert_fits(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
         return assert_fits(document, document.pointer(&reference[1..]).expect("leads somewhere"), value, at);
     }

@@ -4,6 +4,7 @@ mod bounds;
 mod document;
 mod errors;
 mod rest;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;

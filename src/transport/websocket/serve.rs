@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::frame::{FrameReader, Incoming, Violation};
 use super::moving::{belongs_elsewhere, hand_on};
 use crate::audit::Origin;
-use crate::auth::Principal;
+use crate::auth::{AuthError, Principal};
 use crate::fanout::SessionId;
 use crate::session::{Admission, Session, Verdict, Verify};
 use crate::transport::handover::{Entry, Handover, Place, Places};
@@ -50,6 +50,10 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
     let socket = Rc::new(socket);
     let (mut credential, mut refused, mut stranger, mut moved) = (None, None, None, None);
     match entry {
+        // Revoked since it was judged: from here on the worker's own look would find it.
+        Entry::Good(principal, _) if worker.revocations.refuses(&principal) => {
+            refused = Some((CloseCode::Revoked, CloseCode::Revoked.as_str().to_owned()));
+        }
         Entry::Good(principal, admission) => credential = Some((principal, admission)),
         Entry::Open(place) => stranger = Some(place),
         Entry::Refused(code, reason) => refused = Some((code, reason)),
@@ -140,7 +144,13 @@ impl Peer {
                 let judged = worker.orders.last();
                 // A judge that is gone judges nothing good.
                 let verdict = worker.verifier.verify(verify).await;
-                let verdict = verdict.unwrap_or(Verdict::Bad(crate::auth::AuthError::Malformed));
+                let verdict = match verdict.unwrap_or(Verdict::Bad(AuthError::Malformed)) {
+                    // Revoked since it was judged: from here on the worker's own look would find it.
+                    Verdict::Good(principal, _) if worker.revocations.refuses(&principal) => {
+                        Verdict::Bad(AuthError::Revoked)
+                    }
+                    verdict => verdict,
+                };
                 if belongs_elsewhere(worker, first, &verdict) {
                     self.elsewhere = Some(Box::new((verdict, judged)));
                     return false;
