@@ -213,8 +213,10 @@ impl Known {
 fn principal(subject: &str, id: &str) -> Principal {
     Principal {
         subject: subject.into(),
+        issuer: None,
         role: "viewer".into(),
         grant: Arc::new(Grant::everything()),
+        narrowing: None,
         expires: None,
         issued: Some(UnixNanos(0)),
         token_id: Some(id.into()),

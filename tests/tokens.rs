@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::client::{Client, Got, PATIENCE, upgrade};
-use tickhub::config::Config;
+use tickhub::config::{Config, ServeFiles};
 use tickhub::server::Hub;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -57,7 +57,7 @@ impl Place {
 
     /// The command line, with this configuration; what it prints.
     fn tickhub(&self, arguments: &[&str]) -> Result<String, String> {
-        fn serve(_: Config, _: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+        fn serve(_: Config, _: ServeFiles) -> anyhow::Result<ExitCode> {
             anyhow::bail!("not here")
         }
         let config = self.config();

@@ -63,14 +63,14 @@ pub enum Seal {
     /// SHA-256: shows what was changed by who does not know of the chain.
     Plain,
     /// HMAC-SHA-256: shows also what was changed by who can write the folder, but has not the key.
-    Keyed(hmac::Key),
+    Keyed(Box<hmac::Key>),
 }
 
 impl Seal {
     /// With a key, or without.
     #[must_use]
     pub fn new(key: Option<&[u8]>) -> Self {
-        key.map_or(Self::Plain, |key| Self::Keyed(hmac::Key::new(hmac::HMAC_SHA256, key)))
+        key.map_or(Self::Plain, |key| Self::Keyed(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))))
     }
 
     /// Its name in the first line of a file.

@@ -363,7 +363,7 @@ fn a_full_queue_loses_records_and_says_where() {
     assert!(writer.turn(0, NOW, false));
     (10..12).for_each(|n| shared.offer(ended(n), NOW));
     assert!(writer.turn(0, NOW, false));
-    let told: Vec<_> = records(&path).iter().map(|r| r["lasted_ms"].as_u64().or(r["count"].as_u64())).collect();
+    let told: Vec<_> = records(&path).iter().map(|r| r["lasted_ms"].as_u64().or_else(|| r["count"].as_u64())).collect();
     assert_eq!(told, [None, Some(0), Some(1), Some(2), Some(3), Some(6), Some(10), Some(11)]);
     let lost = &records(&path)[5];
     assert_eq!((&lost["event"], &lost["after"], &lost["before"]), (&json!("lost"), &json!(5), &json!(7)));

@@ -118,6 +118,7 @@ mod tests {
             depth: Some(Depth::All),
             connections: Some(2),
             subscriptions: Some(3),
+            delay: Some(std::time::Duration::from_secs(900)),
         };
         for narrowing in [narrowing, Narrowing::default()] {
             let key = IssuedKey {

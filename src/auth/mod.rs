@@ -32,7 +32,7 @@ mod revocation;
 mod ring;
 #[cfg(test)]
 #[path = "../../tests/support/signer.rs"]
-mod signer;
+pub(crate) mod signer;
 mod succession;
 #[cfg(test)]
 mod tests;

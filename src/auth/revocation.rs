@@ -122,8 +122,10 @@ mod tests {
     fn principal(credential: CredentialKind, id: &str, issued: Option<i64>) -> Principal {
         Principal {
             subject: "ann".into(),
+            issuer: None,
             role: "viewer".into(),
             grant: Arc::new(Grant::everything()),
+            narrowing: None,
             expires: None,
             issued: issued.map(UnixNanos),
             token_id: Some(id.into()),

@@ -64,6 +64,9 @@ pub const PATH_OPENAPI: &str = "/api/v1/openapi.json";
 /// Where a WebSocket is asked for; its handler belongs to the transport.
 pub const PATH_WEBSOCKET: &str = "/api/v1/ws/prices";
 
+/// What is left out of a venue.
+type LeftOutOf = Box<dyn Fn(&str) -> LeftOut + Send + Sync>;
+
 /// What the HTTP interface is about.
 pub struct Api {
     /// The live one first.
@@ -72,7 +75,7 @@ pub struct Api {
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
     orders: Orders,
-    left_out: Option<Box<dyn Fn(&str) -> LeftOut + Send + Sync>>,
+    left_out: Option<LeftOutOf>,
     certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
     issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
     audit: Audit,

@@ -143,11 +143,7 @@ impl Hub {
             ))
         })?;
         let (at, ops_at) = (listen.local_addr()?, ops.local_addr()?);
-        let limits = http::ServeLimits {
-            connections_max: u32::try_from(config.limits.unauthenticated).unwrap_or(u32::MAX),
-            header_timeout: config.timeouts.header,
-            ..http::ServeLimits::default()
-        };
+        let limits = serve_limits(config);
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
         let tokens = token_router(config, &authority, state, &registry);
         let public = http::public_router(Arc::clone(&api), upgrade.merge(tokens));
@@ -423,6 +419,14 @@ fn observe(common: &Common) {
         max.set(rings.bytes_max as f64);
         refused.absolute(rings.refused);
     });
+}
+
+fn serve_limits(config: &Config) -> http::ServeLimits {
+    http::ServeLimits {
+        connections_max: u32::try_from(config.limits.unauthenticated).unwrap_or(u32::MAX),
+        header_timeout: config.timeouts.header,
+        ..http::ServeLimits::default()
+    }
 }
 
 /// Handshakes, tokens and REST give way to the data side.

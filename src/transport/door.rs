@@ -278,3 +278,52 @@ impl Verifier for ControlVerifier {
         receiver
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::signer::{Signer, jwks};
+    use crate::auth::{AuthConfig, Authenticator, KeySet};
+
+    /// A judge of an issuer without keys, and a token that is good once they are there.
+    fn early() -> (Authority, Signer, String) {
+        let issuer = serde_json::json!({
+            "name": "id", "issuer": "i", "audience": "hub", "jwks_file": "none", "role": "viewer",
+        });
+        let issuers = vec![serde_json::from_value(issuer).expect("has the form")];
+        let authenticator = Authenticator::new(&AuthConfig { issuers, ..AuthConfig::default() }, None);
+        let (signer, now) = (Signer::ed25519("k"), time::wall().0 / 1_000_000_000);
+        let claims = serde_json::json!({"iss": "i", "sub": "ann", "aud": "hub", "iat": now, "exp": now + 600});
+        let token = signer.token(&claims);
+        (Authority::new(authenticator.expect("no faults")), signer, token)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_in_band_waits_for_its_issuers_keys() {
+        let (authenticator, signer, token) = early();
+        let fetched = watch::Sender::new(0u64);
+        let judged = patiently(&authenticator, &token, fetched.subscribe());
+        let coming = async {
+            tokio::time::sleep(KEYS_WAIT / 4).await;
+            fetched.send_replace(1);
+            tokio::time::sleep(KEYS_WAIT / 4).await;
+            let current = authenticator.current();
+            let ring = current.rings().next().expect("an issuer");
+            ring.replace(KeySet::parse(jwks([&signer]).as_bytes()).expect("a set"));
+            fetched.send_replace(2);
+        };
+        let (judged, ()) = tokio::join!(judged, coming);
+        assert_eq!(&*judged.expect("good once the keys are there").subject, "ann");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_in_band_waits_no_longer_than_it_may() {
+        let (authenticator, _, token) = early();
+        let fetched = watch::Sender::new(0u64);
+        let began = tokio::time::Instant::now();
+        assert_eq!(patiently(&authenticator, &token, fetched.subscribe()).await, Err(AuthError::NoKeysYet));
+        assert_eq!(began.elapsed(), KEYS_WAIT);
+        assert_eq!(patiently(&authenticator, "nonsense", fetched.subscribe()).await, Err(AuthError::Malformed));
+        assert_eq!(began.elapsed(), KEYS_WAIT, "what no key helps is refused at once");
+    }
+}

@@ -8,13 +8,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::orders::Order;
-use super::worker::{Socket, Worker};
+use super::socket::Socket;
+use super::worker::Worker;
 use super::*;
+use crate::audit::{Audit, Origin};
 use crate::auth::{AuthConfig, Authenticator, Authority, Narrowing, Succession, TokenRequest};
 use crate::fanout::{Fanout, OutboxLimits};
 use crate::metrics::Registry;
@@ -83,6 +84,10 @@ fn house() -> House {
         meters,
         worker_meters: WorkerMeters::new(&registry, 0, "websocket"),
         verifier: Arc::new(SlowJudge(asked)),
+        delay: Duration::ZERO,
+        worlds: Worlds::from(Vec::new()),
+        revocations: Arc::default(),
+        audit: Audit::off(),
         drain: DrainConfig { spread: Duration::ZERO, retry_after: Duration::ZERO },
     };
     House { door, orders, authority, judge, parts: Some(parts) }
@@ -115,14 +120,15 @@ impl House {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let offer = websocket::judge_handshake(&request.body(()).expect("a request")).expect("well formed");
-        self.door.judge(&offer).expect("let in")
+        self.door.judge(&offer, Origin::default()).expect("let in")
     }
 
     /// Hands a judged session over; the client's end of it.
     async fn hand_over(&self, admitted: Admitted) -> Client {
         let (ours, theirs) = pair();
         ours.set_nonblocking(true).expect("a socket");
-        self.door.hand_over(admitted, ours, Bytes::new(), "a".repeat(32)).await;
+        let connection = Leaving { socket: ours, channel: None, early: Bytes::new() };
+        self.door.hand_over(admitted, connection, "a".repeat(32)).await;
         Client(theirs)
     }
 
@@ -297,8 +303,8 @@ async fn crowd(sessions: usize) -> Rc<Worker> {
     let (worker, _ends) = Worker::assemble(house.parts.take().expect("once"));
     let (ours, _theirs) = pair();
     ours.set_nonblocking(true).expect("a socket");
-    let stream = TcpStream::from_std(ours).expect("a socket");
-    let socket = Rc::new(Socket { stream, nudge: Default::default(), failed: false.into() });
+    let leaving = Leaving { socket: ours, channel: None, early: Bytes::new() };
+    let socket = Rc::new(Socket::new(leaving).expect("a socket").0);
     let principal = house.authority.token(&house.token("ann"), time::wall()).expect("good");
     let (count, admissions) = (Arc::default(), Admissions::default());
     for index in 0..sessions {
@@ -306,12 +312,14 @@ async fn crowd(sessions: usize) -> Rc<Worker> {
         let place = || Place::take(&count, usize::MAX).expect("room");
         let opening = websocket::Opening {
             name: format!("{index:032x}"),
+            origin: Origin::default(),
             format: Format::Json,
             credential: Some((Arc::new(principal.clone()), admission)),
             refused: None,
             judged: 0,
             stranger: None,
             url: Vec::new(),
+            moved: None,
             places: (place(), place()),
         };
         worker.open(Rc::clone(&socket), Arc::default(), opening);

@@ -230,8 +230,10 @@ impl World {
             }
             let principal = Principal {
                 subject: OWNERS[self.model.chains[issued.family].key].into(),
+                issuer: None,
                 role: "viewer".into(),
                 grant: Arc::new(Grant::everything()),
+                narrowing: None,
                 expires: None,
                 issued: Some(UnixNanos(issued.at / SECOND * SECOND)),
                 token_id: Some(issued.token_id.as_str().into()),
@@ -249,7 +251,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn nothing_revoked_is_let_in_and_no_used_token_comes_alive(steps in proptest::collection::vec(any_try(), 1..120)) {
+    fn nothing_revoked_is_let_in_and_no_used_token_comes_alive(steps in proptest::collection::vec(any_try(), 1..80)) {
         let mut world = World { ledger: Ledger::default(), model: Model { now: START, ..Model::default() } };
         for step in steps {
             world.step(step);

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::document::{assert_fits, document};
 use super::*;
-use crate::auth::{Change, Deed, IssuedKey, Ledger, Revocations, TokensConfig};
+use crate::auth::{Authority, Change, Deed, IssuedKey, Ledger, Revocations, TokensConfig};
 use crate::state::{Carried, StateError, StateStore};
+use crate::transport::Orders;
 
 /// Another kind of store: what the file keeps, in memory, or a disk that does not work.
 #[derive(Default)]
@@ -66,10 +67,13 @@ async fn token_hub(signing: bool, rates: Rates) -> TokenHub {
     };
     let store = Arc::new(MemoryStore::default());
     let authenticator = Authenticator::new(&config, None).expect("no faults");
-    let authenticator = Arc::new(authenticator.with_revocations(Arc::clone(&store.revocations)));
+    let authenticator = Authority::new(authenticator.with_revocations(Arc::clone(&store.revocations)));
+    let authenticator = Arc::new(authenticator);
     let registry = Registry::new();
     let readiness = Arc::new(Readiness::default());
-    let api = Arc::new(Api::new(Store::new(0), Arc::clone(&authenticator), Arc::clone(&registry), readiness));
+    let (orders, _) = Orders::new(0, &registry);
+    let api = Api::new(Store::new(0), Arc::clone(&authenticator), Arc::clone(&registry), readiness, orders);
+    let api = Arc::new(api);
     let state: Arc<dyn StateStore> = Arc::clone(&store) as _;
     let tokens = TokenApi::new(authenticator, state, registry, TokensConfig::default()).with_rates(rates);
     let router = public_router(Arc::clone(&api), token_router(Arc::new(tokens)));

@@ -1,26 +1,23 @@
 //! The delayed world beside the live one, on a clock that only the test moves.
 
+mod subscribers;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use proptest::prelude::*;
-use serde_json::Value;
-
 use super::{Delayed, delay_line};
-use crate::fanout::{Event, Fanout, LaneReader, Options, OutboxLimits, Requests, SessionId, Sink, Wake, lane};
+use crate::fanout::{Event, LaneReader, Requests, Wake, lane};
 use crate::ingest::{Feed, Ingest, Instrument, QuoteSource};
 use crate::metrics::{self, Registry};
 use crate::model::{
-    AggressorSide, BookLevel, Channel, Decimal, Depth, FeedState, InstrumentDefinition, InstrumentId, InstrumentKey,
-    Pattern, Quote, Received, Stats, StreamId, StreamKind, Trade, TradeId, UnixNanos,
+    AggressorSide, BookLevel, Decimal, Depth, FeedState, InstrumentDefinition, InstrumentId, InstrumentKey, Quote,
+    Received, Stats, StreamId, StreamKind, Trade, TradeId, UnixNanos,
 };
 use crate::store::{Interest, Store};
 use crate::wire::Format;
-use crate::wire::command::{Mode, ResumeEntry};
+use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
 const DELAY: Duration = Duration::from_millis(100);
@@ -325,154 +322,4 @@ fn books_are_numbered_alike_whoever_wants_them_and_when() {
         let store = if size == 2 { &twin.live.store } else { &twin.late.store };
         store.want(stream, 0, Format::Json.index());
     }
-}
-
-/// A socket that takes everything.
-#[derive(Default)]
-struct Socket(Vec<u8>);
-
-impl Sink for Socket {
-    fn write(&mut self, _: SessionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        slices.iter().for_each(|slice| self.0.extend_from_slice(slice));
-        Ok(slices.iter().map(|slice| slice.len()).sum())
-    }
-}
-
-/// A worker of the delayed world, and one session of it.
-struct Worker {
-    fanout: Fanout,
-    session: SessionId,
-    socket: Socket,
-}
-
-const EVERY: Options = Options {
-    mode: Mode::Every,
-    max_rate: None,
-    depth: Depth::Ten,
-    snapshot: Some(false),
-    overflow: None,
-    backlog: None,
-};
-
-impl Worker {
-    fn of(side: &Side) -> Self {
-        let limits = OutboxLimits { events_max: 10_000, bytes_max: 1 << 24, control_bytes_max: 1 << 20 };
-        let mut fanout = Fanout::new(0, Arc::clone(&side.store), limits, vec![side.requests.clone()], None);
-        let session = fanout.open(Arc::from([Pattern::all()]), Format::Json);
-        Self { fanout, session, socket: Socket::default() }
-    }
-
-    fn subscribe(&mut self, channel: Channel, resume: &[ResumeEntry]) {
-        let symbols = ["SIM:I0".to_owned()];
-        self.fanout.subscribe(self.session, channel, (EVERY, EVERY), &symbols, resume, 9).expect("free");
-        self.fanout.write(self.session, now(), &mut self.socket);
-    }
-
-    fn turn(&mut self, twin: &mut Twin) {
-        for _ in 0..3 {
-            while let Some(event) = twin.late.lane.pop() {
-                self.fanout.on_event(event);
-            }
-            if twin.late.lane.take_overflow() {
-                self.fanout.resync();
-            }
-            self.fanout.end_turn(now(), &mut self.socket);
-            self.fanout.close_turn(now());
-            twin.delayed.serve_requests();
-        }
-    }
-
-    /// What was written since: channel, gap or not, first and last number, whether a snapshot.
-    fn told(&mut self) -> Vec<(String, bool, u64, u64, bool)> {
-        let bytes = std::mem::take(&mut self.socket.0);
-        let mut bytes = &bytes[..];
-        let mut told = Vec::new();
-        while let [_, len, rest @ ..] = bytes {
-            let (len, rest) = match len {
-                126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
-                len => (usize::from(*len), rest),
-            };
-            let message: Value = serde_json::from_slice(&rest[..len]).expect("JSON");
-            bytes = &rest[len..];
-            let number = |name: &str| message[name].as_u64().or(message["seq"].as_u64()).expect("a number");
-            let gap = message["op"] == "gap";
-            assert!(!gap || message["cause"] == "hub", "{message}");
-            let channel = message["ch"].as_str().expect("of a channel").to_owned();
-            told.push((channel, gap, number("from"), number("to"), message["snap"] == true));
-        }
-        told
-    }
-}
-
-impl Twin {
-    /// Like [`Self::pass`], with the delayed world's lane left to a worker.
-    fn pass_with(&mut self, ms: u64, worker: &mut Worker) {
-        for _ in 0..ms {
-            NOW.with(|now| now.set(now.get() + MS));
-            self.ingest.heal();
-            self.delayed.tell_due(now(), usize::MAX);
-            worker.turn(self);
-        }
-    }
-}
-
-#[test]
-fn a_subscriber_is_told_of_an_overflow_by_a_gap_that_names_what_is_missing() {
-    // Room for some 40 trades and changes of a book.
-    let mut twin = begun(6_000, false);
-    twin.step(&Step::Trade(0, 1));
-    let mut worker = Worker::of(&twin.late);
-    twin.pass_with(DELAY_MS, &mut worker);
-    for channel in [Channel::Trade, Channel::Book] {
-        worker.subscribe(channel, &[]);
-    }
-    worker.turn(&mut twin);
-    worker.told();
-    for size in 2..102 {
-        twin.step(&Step::Trade(0, 1));
-        twin.step(&Step::Book(0, false, vec![(true, 5, size)]));
-    }
-    assert!(twin.metric("tickhub_delay_dropped_total") > 50);
-    twin.pass_with(2 * DELAY_MS + 1, &mut worker);
-    twin.step(&Step::Trade(0, 1));
-    twin.step(&Step::Book(0, false, vec![(true, 5, 1_000)]));
-    twin.pass_with(DELAY_MS, &mut worker);
-    assert_eq!(twin.metric("tickhub_delay_resyncs_total"), 1, "of one instrument something was dropped");
-    let told = worker.told();
-    for channel in ["trade", "book"] {
-        let of: Vec<_> = told.iter().filter(|message| message.0 == channel).collect();
-        let gaps: Vec<_> = of.iter().filter(|message| message.1).collect();
-        assert_eq!(gaps.len(), 1, "{of:?}");
-        let (from, to) = (gaps[0].2, gaps[0].3);
-        let live: Vec<u64> = of.iter().filter(|message| !message.1 && !message.4).map(|message| message.2).collect();
-        // Number 1 was before; each of the others came, or the gap names it.
-        assert_eq!(live, (2..from).chain(to + 1..=102).collect::<Vec<_>>(), "{from} to {to}");
-        assert_eq!(to, 101, "up to the last before there was room again");
-        let snapshots: Vec<_> = of.iter().filter(|message| message.4).map(|message| message.2).collect();
-        assert_eq!(snapshots, if channel == "book" { vec![101] } else { vec![] }, "a book begins anew");
-    }
-}
-
-#[test]
-fn a_resume_goes_on_in_the_delayed_world_with_what_it_holds() {
-    let mut twin = begun(6_000, false);
-    (0..10).for_each(|_| twin.step(&Step::Trade(0, 1)));
-    twin.pass(DELAY_MS);
-    (0..5).for_each(|_| twin.step(&Step::Trade(0, 1)));
-    let resume = |seq| [ResumeEntry { symbol: "SIM:I0".into(), epoch: "e1".into(), seq }];
-    let mut worker = Worker::of(&twin.late);
-    worker.subscribe(Channel::Trade, &resume(7));
-    worker.turn(&mut twin);
-    let numbers =
-        |told: Vec<(String, bool, u64, u64, bool)>| told.into_iter().map(|m| (m.1, m.2, m.3)).collect::<Vec<_>>();
-    assert_eq!(numbers(worker.told()), [(false, 8, 8), (false, 9, 9), (false, 10, 10)], "11 to 15 are not yet");
-    // Behind an overflow nothing before it is held.
-    (0..150).for_each(|_| twin.step(&Step::Trade(0, 1)));
-    twin.pass(2 * DELAY_MS + 1);
-    twin.step(&Step::Trade(0, 1));
-    twin.pass(DELAY_MS);
-    let mut worker = Worker::of(&twin.late);
-    worker.subscribe(Channel::Trade, &resume(12));
-    worker.turn(&mut twin);
-    assert_eq!(numbers(worker.told()), [(true, 13, 165), (false, 166, 166)]);
 }
