@@ -72,7 +72,7 @@ impl Worker {
     fn told(&mut self) -> Vec<(String, bool, u64, u64, bool)> {
         let messages = self.messages();
         let told = messages.iter().map(|message| {
-            let number = |name: &str| message[name].as_u64().or(message["seq"].as_u64()).expect("a number");
+            let number = |name: &str| message[name].as_u64().or_else(|| message["seq"].as_u64()).expect("a number");
             let gap = message["op"] == "gap";
             assert!(!gap || message["cause"] == "hub", "{message}");
             let channel = message["ch"].as_str().expect("of a channel").to_owned();
@@ -168,7 +168,7 @@ proptest! {
             let Some(channel) = text("ch").filter(|channel| channel != "status") else { continue };
             let next = next.entry((channel, text("sym").expect("of an instrument"))).or_default();
             let number = |name: &str| message[name].as_u64();
-            let (from, to) = (number("from").or(number("seq")), number("to").or(number("seq")));
+            let (from, to) = (number("from").or_else(|| number("seq")), number("to").or_else(|| number("seq")));
             let (from, to) = (from.expect("a number"), to.expect("a number"));
             // A book behind its gap comes under the gap's number; a stream begins where it is.
             let again = message["snap"] == true && from + 1 == *next;
