@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 const PRICES: &str = "/api/v1/ws/prices";
+/// Some trades of each instrument every second.
+const LIVELY: &str = "[[provider]]\nkind = \"sim\"\nevents_per_second = 5000\n";
 /// 50 instruments, more events than a socket that is not read holds for a tenth of a second.
 const BUSY: &str = "[[provider]]\nkind = \"sim\"\nevents_per_second = 20000\n";
 const ALL_QUOTES: &str = r#"{"op":"subscribe","id":1,"channel":"quote","mode":"every","symbols":["*"]}"#;
@@ -38,7 +40,9 @@ fn section(name: &str, folder: &Path, more: &str) -> String {
 async fn secured(tls: &str, more: &str) -> Secured {
     let (authority, folder) = (Authority::new("tests"), tempfile::tempdir().unwrap());
     authority.server().write(&folder.path().join("hub"));
-    let text = format!("{}{}{more}", section("tls", folder.path(), tls), section("ops_tls", folder.path(), ""));
+    let source = if more.contains(BUSY) { "" } else { LIVELY };
+    let sections = [section("tls", folder.path(), tls), section("ops_tls", folder.path(), "")].concat();
+    let text = format!("{sections}{more}{source}");
     Secured { hub: hub(&text).await, authority, folder }
 }
 
