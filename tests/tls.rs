@@ -263,7 +263,7 @@ async fn who_reads_nothing_over_tls_is_closed_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn who_takes_a_byte_now_and_then_over_tls_is_closed_and_its_memory_given_back() {
+async fn who_takes_nothing_over_tls_for_too_long_is_closed_and_its_memory_given_back() {
     let hub = secured("", &format!("[timeouts]\nwrite_stall = \"500ms\"\nclose = \"300ms\"\n{BUSY}")).await;
     let config = hub.config();
     let mut healthy = Healthy::join(&hub, &config).await;
