@@ -130,8 +130,6 @@ pub enum Event {
         by: &'static str,
         /// Of that kind, which one.
         target: Arc<str>,
-        /// Live sessions that it ended.
-        sessions: u64,
     },
     /// An API key was made.
     ApiKeyCreated {
@@ -169,8 +167,6 @@ pub enum Event {
     RefreshReused {
         /// The name of the family.
         family: Arc<str>,
-        /// Live sessions that it ended.
-        sessions: u64,
     },
     /// An admin looked at the sessions.
     AdminListed {
@@ -248,10 +244,9 @@ impl Event {
                 line.text("reason", reason);
                 line.number("lasted_ms", *lasted_ms);
             }
-            Self::Revoked { by, target, sessions } => {
+            Self::Revoked { by, target } => {
                 line.text("by", by);
                 line.text("target", target);
-                line.number("sessions", *sessions);
             }
             Self::ApiKeyCreated { key, owner, key_role, expires } => {
                 line.text("key", key);
@@ -269,10 +264,7 @@ impl Event {
                 line.text("issued", issued);
                 line.text("expires", &time(expires));
             }
-            Self::RefreshReused { family, sessions } => {
-                line.text("family", family);
-                line.number("sessions", *sessions);
-            }
+            Self::RefreshReused { family } => line.text("family", family),
             Self::AdminListed { filter, shown } => {
                 line.text("filter", filter);
                 line.number("shown", *shown);

@@ -58,12 +58,19 @@ impl Config {
     pub fn reloaded(&self, next: &Self) -> (Self, Vec<String>) {
         let mut running = self.clone();
         take_over(&mut running, next);
-        let mut waiting = Vec::new();
-        // Neither can fail: a configuration is what was read from a file.
-        if let (Ok(running), Ok(next)) = (serde_json::to_value(&running), serde_json::to_value(next)) {
-            differences("", &running, &next, &mut waiting);
-        }
+        let waiting = running.differing(next);
         (running, waiting)
+    }
+
+    /// The keys in which two configurations differ; secrets are not compared.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        // Neither can fail: a configuration is what was read from a file.
+        if let (Ok(this), Ok(other)) = (serde_json::to_value(self), serde_json::to_value(other)) {
+            differences("", &this, &other, &mut found);
+        }
+        found
     }
 
     /// The files that a configuration names in keys that end with `_file`, so that a change of them

@@ -34,3 +34,13 @@ pub(super) fn started(audit: &Audit, listen: SocketAddr, ops_listen: SocketAddr)
 pub(super) fn stopped(audit: &Audit) {
     audit.record(|| Record::of(Event::HubStopped));
 }
+
+/// Records that another configuration is in use, and which keys of it are other than before.
+pub(super) fn reloaded(audit: &Audit, running: &Config, changed: Vec<String>) {
+    audit.record(|| Record::of(Event::ConfigReloaded { digest: digest(running), changed }));
+}
+
+/// Records that a configuration was refused, and the keys at fault.
+pub(super) fn not_reloaded(audit: &Audit, keys: Vec<String>) {
+    audit.record(|| Record::of(Event::ConfigFailed { keys }));
+}

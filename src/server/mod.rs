@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::audit::Auditor;
+use crate::audit::{Audit, Auditor};
 use crate::auth::{Authenticator, Authority, DevelopmentKey, Revocations, check_listen};
 use crate::config::{Config, LogFormat, ServeFiles};
 use crate::http::{self, Api, IssuerHealth, Readiness, ReadinessState};
@@ -95,7 +95,7 @@ impl Hub {
         let registry = Registry::new();
         let auditor = auditing::start(config, &registry)?;
         let audit = auditor.audit();
-        let state = open_state(config, &revocations, &registry)?;
+        let state = open_state(config, &revocations, &registry, &audit)?;
         let store = Store::new(config.limits.resume_bytes);
         let epoch = epoch()?.into();
         let common = Common { store, registry: Arc::clone(&registry), epoch, audit: audit.clone(), revocations };
@@ -145,7 +145,7 @@ impl Hub {
         let (at, ops_at) = (listen.local_addr()?, ops.local_addr()?);
         let limits = serve_limits(config);
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
-        let tokens = token_router(config, &authority, state, &registry);
+        let tokens = token_router(config, (&authority, &audit), state, &registry);
         let public = http::public_router(Arc::clone(&api), upgrade.merge(tokens));
         secured.watch(&control, &feed_stop);
         let (listen, ops) = secured.listeners(listen, ops);
@@ -393,17 +393,27 @@ fn show_bounds(config: &Config, registry: &Registry) {
     registry.gauge(metrics::OUTBOX_BYTES_MAX, &[]).set(config.limits.outbox_bytes as f64);
 }
 
-fn token_router(config: &Config, of: &Arc<Authority>, state: FileStore, registry: &Arc<Registry>) -> axum::Router {
+fn token_router(
+    config: &Config,
+    (of, audit): (&Arc<Authority>, &Audit),
+    state: FileStore,
+    registry: &Arc<Registry>,
+) -> axum::Router {
     let state: Arc<dyn StateStore> = Arc::new(state);
     let api = http::TokenApi::new(Arc::clone(of), state, Arc::clone(registry), config.auth.tokens);
-    http::token_router(Arc::new(api))
+    http::token_router(Arc::new(api.with_audit(audit.clone())))
 }
 
 /// What outlived the last process, shown to everyone who judges before anyone is let in.
-fn open_state(config: &Config, revocations: &Arc<Revocations>, registry: &Registry) -> anyhow::Result<FileStore> {
+fn open_state(
+    config: &Config,
+    revocations: &Arc<Revocations>,
+    registry: &Registry,
+    audit: &Audit,
+) -> anyhow::Result<FileStore> {
     let options = StateOptions { lifetimes: config.auth.tokens, ..StateOptions::default() };
     let state = FileState::open(&config.server.state_dir, options).context("server.state_dir")?;
-    Ok(FileStore::start(state, Arc::clone(revocations), StateMeters::new(registry))?)
+    Ok(FileStore::start(state, Arc::clone(revocations), audit.clone(), StateMeters::new(registry))?)
 }
 
 /// Gauges that are read when asked for.

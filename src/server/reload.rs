@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Hub, SetLevel, show_bounds, terms};
+use super::{Hub, SetLevel, auditing, show_bounds, terms};
 use crate::auth::{Authenticator, Succession};
 use crate::config::{Config, ConfigError};
 use crate::metrics::{self, Registry};
@@ -30,7 +30,7 @@ impl Hub {
     /// # Errors
     /// [`ConfigError`] with every fault of what it would run with.
     pub async fn reload(&mut self, next: &Config) -> Result<Reloaded, ConfigError> {
-        let reloaded = self.take_over(next).await.inspect_err(|_| self.count_reload("failed"));
+        let reloaded = self.take_over(next).await.inspect_err(|error| self.refused(error));
         if let Ok(reloaded) = &reloaded {
             self.count_reload(if reloaded.waiting.is_empty() { "applied" } else { "partial" });
             self.registry.gauge(metrics::CONFIG_WAITING, &[]).set(reloaded.waiting.len() as f64);
@@ -57,6 +57,7 @@ impl Hub {
         let before = self.authority.replace(Arc::clone(&after));
         self.terms.store(Arc::new(terms(&running)));
         show_bounds(&running, &self.registry);
+        auditing::reloaded(&self.auditor.audit(), &running, self.config.differing(&running));
         self.config = running;
         let succession = Succession::new(before, after);
         let sessions = match succession.changes_nothing() {
@@ -64,6 +65,16 @@ impl Hub {
             false => self.orders.succeed(Arc::new(succession)).await,
         };
         Ok(Reloaded { waiting, sessions })
+    }
+
+    /// A configuration was not taken over.
+    fn refused(&self, error: &ConfigError) {
+        self.count_reload("failed");
+        let keys = match error {
+            ConfigError::Faulty(faults) => faults.iter().take(FAULTS_TOLD_MAX).map(|fault| fault.fault.key.clone()).collect(),
+            _ => Vec::new(),
+        };
+        auditing::not_reloaded(&self.auditor.audit(), keys);
     }
 
     fn count_reload(&self, outcome: &str) {
@@ -84,7 +95,7 @@ pub(super) async fn read_again(hub: &mut Hub, file: Option<&Path>, set_level: &S
     let reloaded = match read {
         Ok(Ok(next)) => hub.reload(&next).await,
         Ok(Err(error)) => {
-            hub.count_reload("failed");
+            hub.refused(&error);
             Err(error)
         }
         Err(error) => {

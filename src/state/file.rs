@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::StateError;
 use super::frame::PAYLOAD_BYTES_MAX;
 use super::log::{Log, Place};
-use crate::auth::{Change, Decision, Deed, Denied, Done, Held, Ledger, TokensConfig};
+use crate::auth::{IssuedKey, Change, Decision, Deed, Denied, Done, Held, Ledger, TokensConfig};
 use crate::model::UnixNanos;
 
 /// Bytes from which on changes begin another frame. The largest single change, a key narrowed to
@@ -43,6 +43,30 @@ pub struct FileState {
     ledger: Ledger,
     /// [`Ledger::held`] has changed since it was last taken.
     changed: bool,
+    /// What others have done to keys, for whoever keeps a trail of it.
+    news: Vec<KeyNews>,
+}
+
+/// What another process has done to an API key.
+#[derive(Debug)]
+pub(super) enum KeyNews {
+    /// Made it.
+    Made(IssuedKey),
+    /// Switched it off.
+    Off(Arc<str>),
+}
+
+/// News that wait to be taken: more keys than people make between two looks.
+const NEWS_MAX: usize = 1024;
+
+impl KeyNews {
+    fn of(change: &Change) -> Option<Self> {
+        match change {
+            Change::KeyMade(key) => Some(Self::Made(key.clone())),
+            Change::KeyOff { id, .. } => Some(Self::Off(Arc::clone(id))),
+            _ => None,
+        }
+    }
 }
 
 impl FileState {
@@ -54,7 +78,7 @@ impl FileState {
         let place = Place::prepare(directory)?;
         let rewrite_at = options.rewrite_bytes;
         let ledger = Ledger::default();
-        let mut state = Self { place, options, log: None, doubtful: false, rewrite_at, ledger, changed: true };
+        let mut state = Self { place, options, log: None, doubtful: false, rewrite_at, ledger, changed: true, news: Vec::new() };
         state.refresh()?;
         Ok(state)
     }
@@ -80,6 +104,11 @@ impl FileState {
     /// What everyone who judges must know, if it has changed since it was last taken.
     pub fn take_held(&mut self) -> Option<Held> {
         std::mem::take(&mut self.changed).then(|| self.ledger.held())
+    }
+
+    /// What others have done to keys since this was last asked.
+    pub(super) fn take_news(&mut self) -> Vec<KeyNews> {
+        std::mem::take(&mut self.news)
     }
 
     /// Takes in what others have written.
@@ -169,10 +198,11 @@ impl FileState {
 
     fn read_on(&mut self) -> Result<(), StateError> {
         let Some(mut log) = self.log.take() else { return Ok(()) };
-        let (ledger, changed) = (&mut self.ledger, &mut self.changed);
+        let (ledger, changed, news) = (&mut self.ledger, &mut self.changed, &mut self.news);
         self.place.read_on(&mut log, |payload| {
             let changes: Vec<Change> = serde_json::from_slice(payload).map_err(|error| unreadable(&error))?;
             for change in changes {
+                news.extend(KeyNews::of(&change).filter(|_| news.len() < NEWS_MAX));
                 *changed |= ledger.apply(change);
             }
             Ok(())

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::file::KeyNews;
 use super::{Carried, FileState, StateError, StateStore};
+use crate::audit::{Audit, Event, Record};
 use crate::auth::{Deed, Denied, Done, Revocations};
 use crate::metrics::{self, Counter, Gauge, Histogram, Registry};
 use crate::time;
@@ -76,13 +78,19 @@ impl StateMeters {
 }
 
 impl FileStore {
-    /// Starts the thread, and fills `revocations` with what is there.
+    /// Starts the thread, and fills `revocations` with what is there; what other processes do to API
+    /// keys is recorded in `audit`.
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn start(state: FileState, revocations: Arc<Revocations>, meters: StateMeters) -> std::io::Result<Self> {
+    pub fn start(
+        state: FileState,
+        revocations: Arc<Revocations>,
+        audit: Audit,
+        meters: StateMeters,
+    ) -> std::io::Result<Self> {
         let (tasks, receiver) = sync_channel(DEEDS_MAX);
-        let mut keeper = Keeper { state, revocations, meters, failing: false, pruned: time::mono() };
+        let mut keeper = Keeper { state, revocations, audit, meters, failing: false, pruned: time::mono() };
         keeper.show();
         std::thread::Builder::new().name("state".to_owned()).spawn(move || keeper.run(&receiver))?;
         Ok(Self { tasks })
@@ -107,6 +115,7 @@ impl StateStore for FileStore {
 struct Keeper {
     state: FileState,
     revocations: Arc<Revocations>,
+    audit: Audit,
     meters: StateMeters,
     /// The last try failed: said once, not each time.
     failing: bool,
@@ -166,6 +175,9 @@ impl Keeper {
         if let Some(held) = self.state.take_held() {
             self.revocations.publish(held);
         }
+        for news in self.state.take_news() {
+            self.audit.record(|| Record::of(event_of(news)));
+        }
         self.meters.show(&self.state);
     }
 
@@ -178,6 +190,15 @@ impl Keeper {
             _ => {}
         }
         self.failing = error.is_some();
+    }
+}
+
+fn event_of(news: KeyNews) -> Event {
+    match news {
+        KeyNews::Made(key) => {
+            Event::ApiKeyCreated { key: key.id, owner: key.owner, key_role: key.role, expires: key.expires }
+        }
+        KeyNews::Off(key) => Event::ApiKeyDisabled { key },
     }
 }
 

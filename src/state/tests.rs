@@ -10,6 +10,7 @@ use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::audit::Audit;
 use crate::auth::{
     CredentialKind, Denied, Fresh, Grant, IssuedKey, Ledger, Narrowing, Presented, Principal, Revocations, new_api_key,
 };
@@ -335,7 +336,7 @@ async fn everyone_who_judges_knows_before_it_is_acknowledged_and_other_processes
     let registry = Registry::new();
     let start = |revocations: &Arc<Revocations>| {
         let state = open(directory.path()).expect("opens");
-        FileStore::start(state, Arc::clone(revocations), StateMeters::new(&registry)).expect("a thread")
+        FileStore::start(state, Arc::clone(revocations), Audit::off(), StateMeters::new(&registry)).expect("a thread")
     };
     let views: [Arc<Revocations>; 2] = Default::default();
     let [one, _two] = [start(&views[0]), start(&views[1])];
@@ -366,7 +367,7 @@ async fn a_store_that_cannot_write_acknowledges_nothing_and_works_again_once_it_
     let revocations: Arc<Revocations> = Arc::default();
     let state = open(directory.path()).expect("opens");
     let path = state.path();
-    let store = FileStore::start(state, Arc::clone(&revocations), StateMeters::new(&registry)).expect("a thread");
+    let store = FileStore::start(state, Arc::clone(&revocations), Audit::off(), StateMeters::new(&registry)).expect("a thread");
     store.carry_out(Deed::RevokeToken("before".into())).await.expect("done");
     let aside = directory.path().join("aside");
     fs::rename(&path, &aside).expect("renames");

@@ -12,12 +12,13 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::credentials::Caller;
+use super::credentials::{Caller, origin_of};
+use crate::audit::{Event, Origin, Record};
 use super::{Api, Problem};
 use crate::auth::{CredentialKind, Principal};
 use crate::time::rfc3339;
 use crate::transport::websocket::read_query;
-use crate::transport::{Connection, ConnectionState, Selector};
+use crate::transport::{Connection, ConnectionState, ConnectionsQuery, Selector};
 use crate::wire::{CloseCode, ErrorCode};
 
 use query::{cursor_behind, list_query};
@@ -29,7 +30,7 @@ const ENDED: &str = "an administrator ended the session";
 const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// An administrator who asks; a handler that takes it is closed to everyone else.
-pub(super) struct Admin(Principal);
+pub(super) struct Admin(Principal, Origin);
 
 impl FromRequestParts<Arc<Api>> for Admin {
     type Rejection = Problem;
@@ -37,7 +38,7 @@ impl FromRequestParts<Arc<Api>> for Admin {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let Caller(principal) = Caller::from_request_parts(parts, api).await?;
         if principal.is_admin() {
-            return Ok(Self(principal));
+            return Ok(Self(principal, origin_of(&parts.extensions)));
         }
         let message = "this path is for the role admin only";
         Err(Problem::new(StatusCode::FORBIDDEN, ErrorCode::NotEntitled.as_str(), message))
@@ -108,22 +109,33 @@ fn row(connection: &Connection) -> Row<'_> {
 /// `GET /admin/connections`.
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Admin(_): Admin,
+    Admin(admin, origin): Admin,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let query = list_query(query.as_deref().unwrap_or_default())?;
     let order = query.order;
+    let filter = filter_of(&query);
     let found = api.orders.list(query).await;
+    let event = || Event::AdminListed { filter: filter.into(), shown: found.rows.len() as u64 };
+    api.audit.record(|| Record::of(event()).by(admin.who()).origin(&origin));
     let connections = found.rows.iter().map(row).collect();
     let next_cursor = found.next.as_ref().map(|place| cursor_behind(order, place));
     let (matched, silent_workers) = (found.matched, found.silent);
     Ok(Json(List { connections, matched, silent_workers, next_cursor }).into_response())
 }
 
+/// What a list was asked for, in the words of its query.
+fn filter_of(query: &ConnectionsQuery) -> String {
+    let state = query.state.map(ConnectionState::as_str);
+    let asked = [("subject", query.subject.as_deref()), ("role", query.role.as_deref()), ("state", state)];
+    let words: Vec<_> = asked.iter().filter_map(|(name, value)| Some(format!("{name}={}", (*value)?))).collect();
+    words.join("&")
+}
+
 /// `DELETE /admin/connections/{session}`.
 pub(super) async fn end(
     State(api): State<Arc<Api>>,
-    Admin(admin): Admin,
+    Admin(admin, origin): Admin,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<StatusCode, Problem> {
@@ -136,6 +148,9 @@ pub(super) async fn end(
     let ended = api.orders.end(Selector::Session(session.as_str().into()), CloseCode::Revoked, ENDED).await;
     if ended.sessions > 0 {
         tracing::info!(admin = ?admin.subject, session, "an administrator ended a session");
+        let (target, code) = (session.as_str().into(), CloseCode::Revoked.number());
+        let event = || Event::AdminEnded { target, code, sessions: ended.sessions as u64 };
+        api.audit.record(|| Record::of(event()).by(admin.who()).origin(&origin));
         return Ok(StatusCode::NO_CONTENT);
     }
     if ended.silent > 0 {

@@ -16,15 +16,16 @@ use axum::{Json, Router};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
-use super::{Peer, Problem};
+use super::{Peer, Problem, origin_of};
+use crate::audit::{Audit, Event, Origin, Record, Who};
 use crate::auth::{
-    AuthError, Authority, Deed, Denied, Done, Fresh, Issue, KeyTerms, Presented, Principal, SignError, TokenRequest,
+    AuthError, Authority, Deed, Denied, Done, FamilyId, Fresh, Issue, KeyTerms, Presented, Principal, SignError, TokenRequest,
     TokensConfig,
 };
 use crate::metrics::{self, Registry};
 use crate::model::UnixNanos;
 use crate::state::{StateError, StateStore};
-use crate::time::{mono, rfc3339, wall};
+use crate::time::{duration_ns, mono, rfc3339, wall};
 use crate::transport::websocket::{HeaderKind, header_credential};
 use crate::wire::ErrorCode;
 
@@ -50,6 +51,7 @@ pub struct TokenApi {
     registry: Arc<Registry>,
     lifetimes: TokensConfig,
     limits: Limits,
+    audit: Audit,
 }
 
 impl TokenApi {
@@ -61,13 +63,19 @@ impl TokenApi {
         registry: Arc<Registry>,
         lifetimes: TokensConfig,
     ) -> Self {
-        Self { authenticator, state, registry, lifetimes, limits: Limits::new(Rates::default()) }
+        Self { authenticator, state, registry, lifetimes, limits: Limits::new(Rates::default()), audit: Audit::off() }
     }
 
     /// The same with other rates.
     #[must_use]
     pub fn with_rates(self, rates: Rates) -> Self {
         Self { limits: Limits::new(rates), ..self }
+    }
+
+    /// The same, with what is issued, refused and revoked recorded in `audit`.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     fn count(&self, operation: &'static str, outcome: &'static str) {
@@ -82,19 +90,22 @@ pub fn token_router(api: Arc<TokenApi>) -> Router {
     let router = router.route(
         PATH_AUTH_TOKEN,
         post(async |State(api): State<Arc<TokenApi>>, request: Request| {
-            answer(&api, "token", exchange(&api, request).await)
+            let origin = origin_of(request.extensions());
+            answer(&api, "token", &origin, exchange(&api, &origin, request).await)
         }),
     );
     let router = router.route(
         PATH_AUTH_REFRESH,
         post(async |State(api): State<Arc<TokenApi>>, request: Request| {
-            answer(&api, "refresh", refresh(&api, request).await)
+            let origin = origin_of(request.extensions());
+            answer(&api, "refresh", &origin, refresh(&api, &origin, request).await)
         }),
     );
     let router = router.route(
         PATH_AUTH_REVOKE,
         post(async |State(api): State<Arc<TokenApi>>, request: Request| {
-            answer(&api, "revoke", revoke(&api, request).await)
+            let origin = origin_of(request.extensions());
+            answer(&api, "revoke", &origin, revoke(&api, &origin, request).await)
         }),
     );
     router.with_state(api)
@@ -171,7 +182,12 @@ impl From<StateError> for Refused {
     }
 }
 
-fn answer(api: &TokenApi, operation: &'static str, outcome: Result<Value, Refused>) -> Response {
+fn answer(
+    api: &TokenApi,
+    operation: &'static str,
+    origin: &Origin,
+    outcome: Result<Value, Refused>,
+) -> Response {
     let mut response = match outcome {
         Ok(value) => {
             api.count(operation, "ok");
@@ -179,6 +195,8 @@ fn answer(api: &TokenApi, operation: &'static str, outcome: Result<Value, Refuse
         }
         Err(Refused { outcome, problem }) => {
             api.count(operation, outcome);
+            let refused = Event::Refused { at: operation, reason: outcome, code: Some(problem.status().as_u16()) };
+            api.audit.record(|| Record::of(refused).origin(origin));
             problem.into_response()
         }
     };
@@ -193,7 +211,7 @@ fn limited_by_address(api: &TokenApi, request: &Request) -> Result<(), Refused> 
 }
 
 /// `POST /auth/token`: the key comes in its header, or else in the body.
-async fn exchange(api: &TokenApi, request: Request) -> Result<Value, Refused> {
+async fn exchange(api: &TokenApi, origin: &Origin, request: Request) -> Result<Value, Refused> {
     limited_by_address(api, &request)?;
     let in_header = match header_credential(request.headers()).map_err(Problem::from)? {
         Some((HeaderKind::ApiKey, key)) => Some(key),
@@ -221,11 +239,11 @@ async fn exchange(api: &TokenApi, request: Request) -> Result<Value, Refused> {
     // Tried first, so that nothing is kept for a key that no token can be signed for.
     api.authenticator.sign(&claims(&terms, api.lifetimes.access_lifetime.duration()), now)?;
     let deed = Deed::Begin { key: id, subject: Arc::clone(&terms.owner), fresh };
-    issued(api, deed, now).await
+    issued(api, origin, deed, None, now).await
 }
 
 /// `POST /auth/refresh`.
-async fn refresh(api: &TokenApi, request: Request) -> Result<Value, Refused> {
+async fn refresh(api: &TokenApi, origin: &Origin, request: Request) -> Result<Value, Refused> {
     limited_by_address(api, &request)?;
     let token = read::<RefreshBody>(request, false).await?.and_then(|body| body.refresh_token);
     let Some(token) = token else {
@@ -237,7 +255,11 @@ async fn refresh(api: &TokenApi, request: Request) -> Result<Value, Refused> {
     };
     let fresh = Fresh::new().ok_or_else(|| Refused::failed("the system gave no random bytes"))?;
     let family = presented.family();
-    let issued = issued(api, Deed::Rotate { presented, fresh }, now).await;
+    let issued = issued(api, origin, Deed::Rotate { presented, fresh }, Some(family), now).await;
+    if let Err(Refused { outcome: "reused", .. }) = &issued {
+        let event = || Event::RefreshReused { family: family.to_string().into() };
+        api.audit.record(|| Record::of(event()).origin(origin));
+    }
     if let Err(Refused { outcome: "key_gone", .. }) = &issued {
         // Its key is disabled, over, or no longer configured: so is what was issued for it.
         api.state.carry_out(Deed::EndFamily(family)).await?;
@@ -245,8 +267,15 @@ async fn refresh(api: &TokenApi, request: Request) -> Result<Value, Refused> {
     issued
 }
 
-/// Carries out `deed`, which issues tokens, and says what its client needs.
-async fn issued(api: &TokenApi, deed: Deed, now: UnixNanos) -> Result<Value, Refused> {
+/// Carries out `deed`, which issues tokens, and says what its client needs; `family` is the one that
+/// goes on.
+async fn issued(
+    api: &TokenApi,
+    origin: &Origin,
+    deed: Deed,
+    family: Option<FamilyId>,
+    now: UnixNanos,
+) -> Result<Value, Refused> {
     let Done::Issued(issue) = api.state.carry_out(deed).await? else {
         return Err(Refused::failed("nothing was issued"));
     };
@@ -258,6 +287,7 @@ async fn issued(api: &TokenApi, deed: Deed, now: UnixNanos) -> Result<Value, Ref
     }
     let ttl = access_ttl(&terms, &issue, now).ok_or_else(|| gone(AuthError::Expired))?;
     let token = api.authenticator.current().sign_as(&claims(&terms, ttl), &issue.token_id, now)?;
+    record_issued(api, origin, (&terms, &issue), family, UnixNanos(now.0 + duration_ns(ttl) as i64));
     let refresh_until = terms.expires.map_or(issue.refresh_until, |end| end.min(issue.refresh_until));
     Ok(json!({
         "access_token": token,
@@ -266,6 +296,26 @@ async fn issued(api: &TokenApi, deed: Deed, now: UnixNanos) -> Result<Value, Ref
         "refresh_token": issue.refresh.expose_secret(),
         "refresh_expires_in": refresh_until.0.saturating_sub(now.0) / 1_000_000_000,
     }))
+}
+
+fn record_issued(
+    api: &TokenApi,
+    origin: &Origin,
+    (terms, issue): (&KeyTerms, &Issue),
+    family: Option<FamilyId>,
+    expires: UnixNanos,
+) {
+    api.audit.record(|| {
+        let issued = issue.token_id.as_str().into();
+        let event = match family {
+            None => Event::TokenIssued { issued, expires },
+            Some(family) => Event::TokenRefreshed { family: family.to_string().into(), issued, expires },
+        };
+        let (subject, role) = (Arc::clone(&terms.owner), Arc::clone(&terms.role));
+        let credential = if family.is_some() { "refresh_token" } else { "api_key" };
+        let who = Who { subject, issuer: None, role, credential, token_id: Some(Arc::clone(&issue.key)) };
+        Record::of(event).by(who).origin(origin)
+    });
 }
 
 /// How long the access token may last: not beyond its key. `None` = less than a second.
@@ -281,7 +331,7 @@ fn claims(terms: &KeyTerms, ttl: Duration) -> TokenRequest {
 }
 
 /// `POST /auth/revoke`.
-async fn revoke(api: &TokenApi, request: Request) -> Result<Value, Refused> {
+async fn revoke(api: &TokenApi, origin: &Origin, request: Request) -> Result<Value, Refused> {
     limited_by_address(api, &request)?;
     let Some((kind, credential)) = header_credential(request.headers()).map_err(Problem::from)? else {
         api.registry.counter(metrics::AUTH_REFUSED, &[("reason", "missing")]).increment(1);
@@ -305,6 +355,8 @@ async fn revoke(api: &TokenApi, request: Request) -> Result<Value, Refused> {
     };
     let done = api.state.carry_out(deed).await?;
     tracing::info!(by = %caller.subject, kind = name, what = %what, "revoked");
+    let event = || Event::Revoked { by: name, target: Arc::clone(&what) };
+    api.audit.record(|| Record::of(event()).by(caller.who()).origin(origin));
     let kept_until = match done {
         Done::Revoked { kept_until } if kept_until.0 < i64::MAX => Some(rfc3339(kept_until)),
         _ => None,
