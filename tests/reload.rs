@@ -38,6 +38,11 @@ fn desk(symbols: &str) -> String {
     format!("{KEY}[auth.roles.desk]\nsymbols = {symbols}\n")
 }
 
+/// What must happen soon, with prices coming in all the while.
+async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, happens).await.unwrap_or_else(|_| panic!("{what} does not come"))
+}
+
 async fn quotes(client: &mut Client, symbols: &str) -> Value {
     let command = format!(r#"{{"op":"subscribe","id":1,"channel":"quote","mode":"every","symbols":{symbols}}}"#);
     client.text(&command).await;
@@ -56,7 +61,7 @@ async fn a_role_that_shrinks_takes_away_and_says_so_and_one_that_grows_gives_wit
     let reloaded = hub.reload(&desk(r#"["SIM:AAB-USD"]"#)).await.unwrap();
     assert_eq!((reloaded.sessions.changed, reloaded.sessions.ended, reloaded.waiting.len()), (2, 0, 0));
     for client in [&mut client, &mut narrowed] {
-        let gone = client.until("op", "unsubscribed").await;
+        let gone = soon("the withdrawal", client.until("op", "unsubscribed")).await;
         assert_eq!((&gone["code"], &gone["symbols"]), (&json!("not_entitled"), &json!(["SIM:AAA-USD"])));
         assert!(gone.get("id").is_none(), "nobody asked: {gone}");
     }
@@ -70,7 +75,7 @@ async fn a_role_that_shrinks_takes_away_and_says_so_and_one_that_grows_gives_wit
     assert_eq!(reloaded.sessions.changed, 2);
     let mut more = Vec::new();
     while more.len() < 2 {
-        let given = narrowed.until("op", "subscribed").await;
+        let given = soon("the announcement", narrowed.until("op", "subscribed")).await;
         for accepted in given["accepted"].as_array().unwrap() {
             assert_eq!(accepted["pattern"], "SIM:*");
             more.push(accepted["symbol"].as_str().unwrap().to_owned());
@@ -78,11 +83,8 @@ async fn a_role_that_shrinks_takes_away_and_says_so_and_one_that_grows_gives_wit
     }
     more.sort_unstable();
     assert_eq!(more, ["SIM:AAA-USD", "SIM:AAC-USD"], "of a larger role, what its own claims allow");
-    loop {
-        if client.until("ch", "quote").await["sym"] == "SIM:AAD-USD" {
-            break;
-        }
-    }
+    let new = async { while client.until("ch", "quote").await["sym"] != "SIM:AAD-USD" {} };
+    soon("an instrument that it could not have before", new).await;
 }
 
 #[tokio::test]
@@ -217,7 +219,8 @@ async fn a_reload_loses_nothing_for_those_whom_it_does_not_concern() {
     }
     done.send(true).unwrap();
     for mut client in concerned {
-        assert_eq!(client.until("op", "unsubscribed").await["symbols"], json!(["SIM:AAA-USD"]));
+        let gone = soon("the withdrawal", client.until("op", "unsubscribed")).await;
+        assert_eq!(gone["symbols"], json!(["SIM:AAA-USD"]));
     }
     for reader in readers {
         assert!(reader.await.unwrap() >= 3);

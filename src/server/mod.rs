@@ -156,7 +156,7 @@ impl Hub {
         auditing::started(&audit, at, ops_at);
 
         let token = authority.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
-        reload::loaded(&registry);
+        reload::loaded(&registry, 0);
         Ok(Self {
             ready: secure::ready(config, at, ops_at, token),
             config: config.clone(),

@@ -33,8 +33,7 @@ impl Hub {
         let reloaded = self.take_over(next).await.inspect_err(|error| self.refused(error));
         if let Ok(reloaded) = &reloaded {
             self.count_reload(if reloaded.waiting.is_empty() { "applied" } else { "partial" });
-            self.registry.gauge(metrics::CONFIG_WAITING, &[]).set(reloaded.waiting.len() as f64);
-            loaded(&self.registry);
+            loaded(&self.registry, reloaded.waiting.len());
         }
         reloaded
     }
@@ -82,8 +81,9 @@ impl Hub {
     }
 }
 
-/// Notes that the configuration in use was read now.
-pub(super) fn loaded(registry: &Registry) {
+/// Notes that the configuration in use was read now, and how many of its keys wait for a restart.
+pub(super) fn loaded(registry: &Registry, waiting: usize) {
+    registry.gauge(metrics::CONFIG_WAITING, &[]).set(waiting as f64);
     let seconds = time::wall().0 as f64 / 1e9;
     registry.gauge(metrics::CONFIG_LOADED, &[]).set(seconds);
 }

@@ -182,7 +182,11 @@ proptest! {
                 kind => kind.channel().as_str() == channel,
             });
             let last = twin.live.store.sequence(StreamId { key, kind: kind.expect("a stream") });
-            prop_assert_eq!(next, last + 1, "the last of {} {} is told", channel, symbol);
+            // The gap of a book comes with the book's next state, and where that is not known, not yet.
+            let of = |(index, _): &(&usize, &Instrument)| id(**index).as_str() == symbol;
+            let has_book = twin.claimed.iter().find(of).is_some_and(|(_, instrument)| instrument.book_is_live());
+            let owed = channel == "book" && !has_book;
+            prop_assert!(next == last + 1 || (owed && next <= last), "{channel} {symbol}: {next} behind {last}");
         }
     }
 }
