@@ -68,6 +68,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
         "what loom must see goes through sync.rs; elsewhere atomics only count, or say one thing once",
     ),
     ("task::yield_now", &["src/ingest/", "src/transport/"], "a provider yields by its feed, which wakes the workers"),
+    ("unsafe {", &["src/transport/table.rs"], "measured, argued and tested there; see ARCHITECTURE.md"),
     ("thread::sleep", &[], "nothing waits blindly"),
     ("anyhow", &["src/server/", "src/cli/"], "elsewhere an error says who must act"),
     ("std::env::var", &["src/config/", "src/cli/"], "settings come in by one way"),

@@ -70,7 +70,9 @@ impl Hub {
     fn refused(&self, error: &ConfigError) {
         self.count_reload("failed");
         let keys = match error {
-            ConfigError::Faulty(faults) => faults.iter().take(FAULTS_TOLD_MAX).map(|fault| fault.fault.key.clone()).collect(),
+            ConfigError::Faulty(faults) => {
+                faults.iter().take(FAULTS_TOLD_MAX).map(|fault| fault.fault.key.clone()).collect()
+            }
             _ => Vec::new(),
         };
         auditing::not_reloaded(&self.auditor.audit(), keys);

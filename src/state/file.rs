@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::StateError;
 use super::frame::PAYLOAD_BYTES_MAX;
 use super::log::{Log, Place};
-use crate::auth::{IssuedKey, Change, Decision, Deed, Denied, Done, Held, Ledger, TokensConfig};
+use crate::auth::{Change, Decision, Deed, Denied, Done, Held, IssuedKey, Ledger, TokensConfig};
 use crate::model::UnixNanos;
 
 /// Bytes from which on changes begin another frame. The largest single change, a key narrowed to
@@ -78,7 +78,8 @@ impl FileState {
         let place = Place::prepare(directory)?;
         let rewrite_at = options.rewrite_bytes;
         let ledger = Ledger::default();
-        let mut state = Self { place, options, log: None, doubtful: false, rewrite_at, ledger, changed: true, news: Vec::new() };
+        let mut state =
+            Self { place, options, log: None, doubtful: false, rewrite_at, ledger, changed: true, news: Vec::new() };
         state.refresh()?;
         Ok(state)
     }

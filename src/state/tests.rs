@@ -367,7 +367,8 @@ async fn a_store_that_cannot_write_acknowledges_nothing_and_works_again_once_it_
     let revocations: Arc<Revocations> = Arc::default();
     let state = open(directory.path()).expect("opens");
     let path = state.path();
-    let store = FileStore::start(state, Arc::clone(&revocations), Audit::off(), StateMeters::new(&registry)).expect("a thread");
+    let store =
+        FileStore::start(state, Arc::clone(&revocations), Audit::off(), StateMeters::new(&registry)).expect("a thread");
     store.carry_out(Deed::RevokeToken("before".into())).await.expect("done");
     let aside = directory.path().join("aside");
     fs::rename(&path, &aside).expect("renames");

@@ -12,6 +12,7 @@ mod rejudge;
 mod shedding;
 mod socket;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 mod worker;

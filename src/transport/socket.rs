@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,6 +72,14 @@ impl Socket {
         Ok(Leaving { socket: stream.into_std()?, channel, early })
     }
 
+    /// The number of its descriptor, if nothing is above it: good for as long as the socket is there.
+    pub(super) fn plain_descriptor(&self) -> Option<RawFd> {
+        match &self.carrier {
+            Carrier::Plain(stream) => Some(stream.as_raw_fd()),
+            Carrier::Tls(..) => None,
+        }
+    }
+
     const fn stream(&self) -> &TcpStream {
         match &self.carrier {
             Carrier::Plain(stream) | Carrier::Tls(stream, _) => stream,
@@ -95,19 +104,11 @@ impl Socket {
     /// Writes as [`crate::fanout::Sink::write`] says; and how much that was offered.
     #[inline]
     pub(super) fn write(&self, slices: &[IoSlice<'_>], scratch: &mut Scratch) -> (io::Result<usize>, usize) {
-        // Past the runtime's bookkeeping: a session that is not known to be full nearly always has
-        // room, and whether it has would have to be fetched from elsewhere. Past libc too, whose
-        // `send` looks for a cancelled thread.
-        match (&self.carrier, slices) {
-            (Carrier::Plain(stream), [one]) => {
-                (rustix::net::send(stream, one, SendFlags::NOSIGNAL).map_err(io::Error::from), one.len())
-            }
-            (Carrier::Plain(stream), many) => {
-                (rustix::io::writev(stream, many).map_err(io::Error::from), offered(many))
-            }
-            (Carrier::Tls(stream, channel), many) => {
-                let written = channel.borrow_mut().write(many, scratch, |bytes| send(stream, bytes));
-                (written, offered(many))
+        match &self.carrier {
+            Carrier::Plain(stream) => write_plain(stream.as_fd(), slices),
+            Carrier::Tls(stream, channel) => {
+                let written = channel.borrow_mut().write(slices, scratch, |bytes| send(stream, bytes));
+                (written, offered(slices))
             }
         }
     }
@@ -196,6 +197,19 @@ impl Socket {
     /// Has it reset when it is dropped.
     pub(super) fn reset(&self) {
         let _ = socket2::SockRef::from(self.stream()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Writes to a plain socket as [`crate::fanout::Sink::write`] says; and how much that was offered.
+///
+/// Past the runtime's bookkeeping: a session that is not known to be full nearly always has room,
+/// and whether it has would have to be fetched from elsewhere. Past libc too, whose `send` looks for
+/// a cancelled thread.
+#[inline]
+pub(super) fn write_plain(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> (io::Result<usize>, usize) {
+    match slices {
+        [one] => (rustix::net::send(socket, one, SendFlags::NOSIGNAL).map_err(io::Error::from), one.len()),
+        many => (rustix::io::writev(socket, many).map_err(io::Error::from), offered(many)),
     }
 }
 

@@ -21,7 +21,8 @@ use super::meters::WorkerMeters;
 use super::orders::{Order, OrderBook, OrderNumber};
 use super::rejudge::Rejudge;
 use super::shedding::Shedding;
-use super::socket::Socket;
+use super::socket::{self, Socket};
+use super::table::Table;
 use super::tls::Scratch;
 use super::websocket;
 use super::worlds::Worlds;
@@ -118,8 +119,8 @@ pub(super) struct State {
 /// Live sessions by their index on the worker.
 pub(super) struct Sockets {
     pub(super) live: Vec<Option<Live>>,
-    /// Their sockets, apart: a turn that writes to all of them fetches nothing else.
-    sockets: Vec<Option<Rc<Socket>>>,
+    /// Their sockets, apart.
+    table: Table,
     /// When each session's next deadline is; `u64::MAX` where there is none.
     due: Vec<u64>,
     now: u64,
@@ -129,10 +130,11 @@ pub(super) struct Sockets {
 
 impl Sink for Sockets {
     fn write(&mut self, session: SessionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some(Some(socket)) = self.sockets.get(session as usize) else {
-            return Err(io::ErrorKind::NotConnected.into());
+        let (result, offered) = match (self.table.plain(session), self.table.get(session)) {
+            (Some(plain), _) => socket::write_plain(plain, slices),
+            (None, Some(socket)) => socket.write(slices, &mut self.scratch),
+            (None, None) => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let (result, offered) = socket.write(slices, &mut self.scratch);
         if !matches!(result, Ok(taken) if taken == offered) {
             self.not_whole(session, &result);
         }
@@ -140,7 +142,7 @@ impl Sink for Sockets {
     }
 
     fn held(&self, session: SessionId) -> usize {
-        self.sockets.get(session as usize).and_then(Option::as_ref).map_or(0, |socket| socket.pending())
+        self.table.get(session).map_or(0, |socket| socket.pending())
     }
 }
 
@@ -148,7 +150,7 @@ impl Sockets {
     /// A write that did not take everything: the session's task looks after it.
     #[cold]
     fn not_whole(&mut self, session: SessionId, result: &io::Result<usize>) {
-        let Some(Some(socket)) = self.sockets.get(session as usize) else { return };
+        let Some(socket) = self.table.get(session) else { return };
         let Some(Some(live)) = self.live.get(session as usize) else { return };
         match result {
             Ok(_) => {}
@@ -163,17 +165,17 @@ impl Sockets {
 
     /// Bytes that were taken, and that sockets have not.
     fn pending(&self) -> usize {
-        self.sockets.iter().flatten().map(|socket| socket.pending()).sum()
+        self.table.iter().map(|socket| socket.pending()).sum()
     }
 
     /// Who is at the other end.
     pub(super) fn remote(&self, session: SessionId) -> Option<SocketAddr> {
-        self.sockets.get(session as usize)?.as_ref()?.peer_addr()
+        self.table.get(session)?.peer_addr()
     }
 
     /// Has the session's task look at it again.
     pub(super) fn nudge(&self, session: SessionId) {
-        if let Some(Some(socket)) = self.sockets.get(session as usize) {
+        if let Some(socket) = self.table.get(session) {
             socket.nudge.notify_one();
         }
     }
@@ -212,7 +214,7 @@ impl Worker {
             fanout,
             sockets: Sockets {
                 live: Vec::new(),
-                sockets: Vec::new(),
+                table: Table::default(),
                 due: Vec::new(),
                 now: 0,
                 scratch: Scratch::default(),
@@ -264,11 +266,10 @@ impl Worker {
         let index = id as usize;
         if state.sockets.live.len() <= index {
             state.sockets.live.resize_with(index + 1, || None);
-            state.sockets.sockets.resize_with(index + 1, || None);
             state.sockets.due.resize(index + 1, u64::MAX);
         }
         state.sockets.due[index] = session.due(&state.fanout);
-        state.sockets.sockets[index] = Some(socket);
+        state.sockets.table.put(id, socket);
         let refused = handover.refused.is_some();
         let mut trace = Trace::new(&self.audit, handover.origin, handover.format, refused, now.mono);
         if let Some(trace) = &mut trace {
@@ -326,7 +327,7 @@ impl Worker {
 impl State {
     fn forget(&mut self, id: SessionId) -> Option<Live> {
         let live = self.sockets.live[id as usize].take();
-        self.sockets.sockets[id as usize] = None;
+        self.sockets.table.remove(id);
         self.sockets.due[id as usize] = u64::MAX;
         self.fanout.close(id);
         live

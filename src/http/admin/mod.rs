@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::credentials::{Caller, origin_of};
-use crate::audit::{Event, Origin, Record};
 use super::{Api, Problem};
+use crate::audit::{Event, Origin, Record};
 use crate::auth::{CredentialKind, Principal};
 use crate::time::rfc3339;
 use crate::transport::websocket::read_query;

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use super::{Peer, Problem, origin_of};
 use crate::audit::{Audit, Event, Origin, Record, Who};
 use crate::auth::{
-    AuthError, Authority, Deed, Denied, Done, FamilyId, Fresh, Issue, KeyTerms, Presented, Principal, SignError, TokenRequest,
-    TokensConfig,
+    AuthError, Authority, Deed, Denied, Done, FamilyId, Fresh, Issue, KeyTerms, Presented, Principal, SignError,
+    TokenRequest, TokensConfig,
 };
 use crate::metrics::{self, Registry};
 use crate::model::UnixNanos;
@@ -182,12 +182,7 @@ impl From<StateError> for Refused {
     }
 }
 
-fn answer(
-    api: &TokenApi,
-    operation: &'static str,
-    origin: &Origin,
-    outcome: Result<Value, Refused>,
-) -> Response {
+fn answer(api: &TokenApi, operation: &'static str, origin: &Origin, outcome: Result<Value, Refused>) -> Response {
     let mut response = match outcome {
         Ok(value) => {
             api.count(operation, "ok");
