@@ -509,10 +509,23 @@ fn the_architecture_page_is_true() {
             faults.push(format!("the code map has no {module}/"));
         }
     }
+    faults.extend(what_shows_nothing(&page, "Invariants"));
+    report(&faults);
+}
+
+#[test]
+fn each_threat_has_its_test() {
+    let page = fs::read_to_string(root().join("docs/security.md")).expect("exists");
+    report(&what_shows_nothing(&page, "Threats"));
+}
+
+/// What is wrong with the table of a section, whose last column names the tests of each row.
+fn what_shows_nothing(page: &str, section: &str) -> Vec<String> {
+    let mut faults = Vec::new();
     let code: Vec<Source> = rust_files();
-    let invariants = page.split("\n## ").find(|section| section.starts_with("Invariants")).expect("a section of them");
-    let rows: Vec<&str> = invariants.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
-    assert!(rows.len() >= 8, "the invariants are a table");
+    let table = page.split("\n## ").find(|part| part.starts_with(section)).expect("a section of them");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert!(rows.len() >= 8, "{section} is a table");
     for row in rows {
         let shown = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
         let names: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
@@ -526,7 +539,7 @@ fn the_architecture_page_is_true() {
             }
         }
     }
-    report(&faults);
+    faults
 }
 
 /// The rules above find what they are for.

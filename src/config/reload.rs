@@ -58,6 +58,8 @@ impl Config {
     pub fn reloaded(&self, next: &Self) -> (Self, Vec<String>) {
         let mut running = self.clone();
         take_over(&mut running, next);
+        // The token paths were built with it.
+        running.auth.tokens = self.auth.tokens;
         let waiting = running.differing(next);
         (running, waiting)
     }
