@@ -34,7 +34,7 @@ pub use edge::RequestId;
 pub use health::LeftOut;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessState};
-pub use serve::{Peer, ServeLimits, serve};
+pub use serve::{ServeLimits, serve};
 pub use upgrade::upgrade_router;
 
 use instruments::Catalog;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::Problem;
 use crate::transport::websocket::{Refusal, judge_handshake};
-use crate::transport::{Admitted, Door, Refused};
+use crate::transport::{Admitted, Door, Refused, Remote};
 
 /// What a client that finds the hub full is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -30,19 +30,23 @@ pub fn upgrade_router(door: Arc<Door>, timeout: Duration) -> Router {
     Router::new().route(super::PATH_WEBSOCKET, any(prices)).with_state(Arc::new(Upgrade { door, timeout }))
 }
 
-async fn prices(State(upgrade): State<Arc<Upgrade>>, mut request: Request) -> Result<Response, Problem> {
+async fn prices(
+    State(upgrade): State<Arc<Upgrade>>,
+    Extension(remote): Extension<Remote>,
+    mut request: Request,
+) -> Result<Response, Problem> {
     let offer = judge_handshake(&request).map_err(|refusal| not_offered(&refusal))?;
     let admitted = upgrade.door.judge(&offer).map_err(|refused| not_admitted(&refused))?;
     let name = session_name()?;
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(hand_over(upgrade, upgraded, admitted, name));
+    tokio::spawn(hand_over(upgrade, upgraded, admitted, (name, remote)));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     offer.write_headers(response.headers_mut());
     Ok(response)
 }
 
-async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, name: String) {
+async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, named: (String, Remote)) {
     // A client that is gone before the answer is sent leaves nothing behind.
     let Ok(Ok(upgraded)) = tokio::time::timeout(upgrade.timeout, upgraded).await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
@@ -50,7 +54,7 @@ async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitte
         return;
     };
     if let Ok(stream) = parts.io.into_inner().into_std() {
-        upgrade.door.hand_over(admitted, stream, parts.read_buf, name).await;
+        upgrade.door.hand_over(admitted, stream, parts.read_buf, named).await;
     }
 }
 

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handover::{Entry, Handover, Place, Places, Verifier};
+use super::remote::Remote;
 use super::websocket::{Credential, HeaderKind, Offer};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::model::Channel;
@@ -137,14 +138,20 @@ impl Door {
 
     /// Hands an upgraded socket to the worker with the fewest sessions; waits where its queue of
     /// handshakes is full.
-    pub async fn hand_over(&self, admitted: Admitted, stream: std::net::TcpStream, early: Bytes, name: String) {
+    pub async fn hand_over(
+        &self,
+        admitted: Admitted,
+        stream: std::net::TcpStream,
+        early: Bytes,
+        (name, remote): (String, Remote),
+    ) {
         let least = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
         let Some(worker) = least else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
         let Admitted { entry, format, url, place } = admitted;
         let places: Places = (place, at_worker);
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { stream, early, name, format, entry, url, places }).await;
+        let _ = worker.handovers.send(Handover { stream, early, name, remote, format, entry, url, places }).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::remote::Remote;
 use crate::auth::Principal;
 use crate::session::{Admission, Verdict, Verify};
 use crate::wire::command::Subscribe;
@@ -30,6 +31,8 @@ pub struct Handover {
     pub early: Bytes,
     /// The session's name.
     pub name: String,
+    /// Who is at the other end.
+    pub remote: Remote,
     /// What its events come in.
     pub format: Format,
     /// Its right to be here.

@@ -4,6 +4,7 @@
 mod door;
 mod handover;
 mod meters;
+mod remote;
 mod shedding;
 mod worker;
 
@@ -12,4 +13,5 @@ pub mod websocket;
 pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
 pub use handover::{Entry, Handover, Place, Places, Verifier};
 pub use meters::WorkerMeters;
+pub use remote::{Group, Remote};
 pub use worker::{DrainConfig, WorkerParts, run};

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
+use super::remote::Remote;
 use super::shedding::Shedding;
 use super::websocket;
 use crate::fanout::{Fanout, LaneReader, SessionId, Sink, Wake};
@@ -83,6 +84,8 @@ pub(super) struct Live {
     pub(super) expired: bool,
     /// Its place among those who have not shown a credential yet.
     pub(super) stranger: Option<Place>,
+    /// Who is at the other end.
+    pub(super) remote: Remote,
     _places: Places,
 }
 
@@ -190,9 +193,9 @@ impl Worker {
         }
         state.sockets.due[index] = session.due(&state.fanout);
         state.sockets.sockets[index] = Some(socket);
-        state.sockets.live[index] =
-            Some(Live { session, expired: false, stranger: handover.stranger, _places: handover.places });
-        if let Some((code, reason)) = handover.refused {
+        let websocket::Opening { stranger, remote, places, refused, .. } = handover;
+        state.sockets.live[index] = Some(Live { session, expired: false, stranger, remote, _places: places });
+        if let Some((code, reason)) = refused {
             state.end(id, code, &reason, now);
         }
         state.meters.opened();
@@ -203,7 +206,9 @@ impl Worker {
     /// Forgets a session.
     pub(super) fn close(&self, id: SessionId, reason: &str) {
         let state = &mut *self.state.borrow_mut();
-        state.sockets.live[id as usize] = None;
+        if let Some(live) = state.sockets.live[id as usize].take() {
+            tracing::debug!(session = live.session.name(), remote = %live.remote, reason, "session ended");
+        }
         state.sockets.sockets[id as usize] = None;
         state.sockets.due[id as usize] = u64::MAX;
         state.fanout.close(id);

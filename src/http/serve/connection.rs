@@ -17,13 +17,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tower::ServiceExt as _;
 
-use super::{Listening, Peer};
+use super::Listening;
 use crate::metrics::Gauge;
 use crate::time::{duration_ns, mono};
+use crate::transport::Remote;
 
 pub(super) struct Connection {
     listening: Arc<Listening>,
-    peer: SocketAddr,
+    remote: Remote,
     /// When its last request began, in ns of the monotonic clock; its acceptance before that.
     began: AtomicU64,
 }
@@ -39,7 +40,7 @@ impl Drop for Counted {
 
 impl Connection {
     pub(super) fn new(listening: Arc<Listening>, peer: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { listening, peer, began: AtomicU64::new(mono()) })
+        Arc::new(Self { listening, remote: Remote::direct(peer), began: AtomicU64::new(mono()) })
     }
 
     pub(super) fn counted(&self) -> Counted {
@@ -94,7 +95,7 @@ impl Connection {
         } else if error.is_timeout() {
             self.listening.refusals.header_timeout.increment(1);
         }
-        tracing::debug!(peer = %self.peer, %error, "connection failed");
+        tracing::debug!(remote = %self.remote, %error, "connection failed");
     }
 }
 
@@ -108,7 +109,7 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.0.began.store(mono(), Ordering::Relaxed);
-        request.extensions_mut().insert(Peer(self.0.peer));
+        request.extensions_mut().insert(self.0.remote);
         Box::pin(self.0.listening.router.clone().oneshot(request))
     }
 }

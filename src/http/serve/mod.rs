@@ -30,10 +30,6 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// When one that was turned away may come again, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 2;
 
-/// Where a request came from, an extension of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
 /// Why a connection is counted as refused.
 struct Refusals {
     accept_error: Counter,
@@ -52,7 +48,8 @@ struct Listening {
     stop: Stop,
 }
 
-/// Serves `router` on `listener` until the stop, and then for at most the grace.
+/// Serves `router` on `listener` until the stop, and then for at most the grace. Each request has
+/// its [`Remote`](crate::transport::Remote) as an extension.
 ///
 /// `name` tells the listeners apart in metrics. Connections that become something else, such as a
 /// WebSocket, are given away: they count no longer, and the stop does not wait for them. Their

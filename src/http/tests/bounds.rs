@@ -5,6 +5,7 @@ use axum::http::header::{CONNECTION, UPGRADE};
 use hyper_util::rt::TokioIo;
 
 use super::*;
+use crate::transport::Remote;
 
 fn limits() -> ServeLimits {
     ServeLimits { connections_max: 2, header_bytes_max: 8192, headers_max: 8, ..ServeLimits::default() }
@@ -113,12 +114,12 @@ async fn the_stop_waits_no_longer_than_the_grace() {
 
 /// Accepts any upgrade, and gives the naked socket to a task that says who asked.
 async fn upgrade(mut request: Request) -> Response {
-    let Peer(peer) = *request.extensions().get::<Peer>().expect("of the listener");
+    let remote = *request.extensions().get::<Remote>().expect("of the listener");
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let parts = upgraded.await.expect("upgraded").downcast::<TokioIo<TcpStream>>().expect("a plain socket");
         let mut stream = parts.io.into_inner();
-        stream.write_all(format!("{} {peer}", parts.read_buf.len()).as_bytes()).await.expect("connected");
+        stream.write_all(format!("{} {remote}", parts.read_buf.len()).as_bytes()).await.expect("connected");
         stream.read_u8().await
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "test")]).into_response()

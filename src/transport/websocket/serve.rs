@@ -12,6 +12,7 @@ use super::frame::{FrameReader, Incoming, Violation};
 use crate::auth::Principal;
 use crate::fanout::SessionId;
 use crate::session::{Admission, Verdict, Verify};
+use crate::transport::Remote;
 use crate::transport::handover::{Entry, Handover, Place, Places};
 use crate::transport::worker::{Socket, State, Worker, now};
 use crate::wire::command::Subscribe;
@@ -24,6 +25,7 @@ const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 /// What a session is opened with.
 pub(in crate::transport) struct Opening {
     pub(in crate::transport) name: String,
+    pub(in crate::transport) remote: Remote,
     pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
@@ -46,7 +48,7 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { stream, early, name, format, entry, url, places } = handover;
+    let Handover { stream, early, name, remote, format, entry, url, places } = handover;
     let stream = TcpStream::from_std(stream).ok()?;
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
@@ -55,7 +57,8 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
         Entry::Open(place) => (None, None, Some(place)),
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
-    let id = worker.open(Rc::clone(&socket), Opening { name, format, credential, refused, stranger, url, places });
+    let opening = Opening { name, remote, format, credential, refused, stranger, url, places };
+    let id = worker.open(Rc::clone(&socket), opening);
     let peer = Peer {
         reader: FrameReader::new(worker.config.message_bytes_max),
         // A copy: what came early is a part of the handshake's whole buffer.
