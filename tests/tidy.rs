@@ -29,10 +29,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Small things that everyone may import; they import `model` and each other only. `wire` and
 /// `model` do without them.
-const FLOOR: &[&str] = &["time", "sync", "limits", "metrics", "shutdown", "settings"];
+const FLOOR: &[&str] = &["time", "sync", "limits", "rate", "metrics", "shutdown", "settings"];
 
 /// Modules that take bytes and `now` as arguments: no clock, no runtime, no socket.
-const PURE: &[&str] = &["model", "wire", "store", "auth", "fanout", "session"];
+const PURE: &[&str] = &["model", "wire", "store", "auth", "fanout", "session", "rate"];
 
 const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 100;
