@@ -2,8 +2,11 @@
 //! sockets.
 
 mod door;
+mod forwarded;
 mod handover;
 mod meters;
+mod network;
+mod proxy;
 mod remote;
 mod shedding;
 mod worker;
@@ -11,7 +14,10 @@ mod worker;
 pub mod websocket;
 
 pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
+pub use forwarded::{ForwardedHeader, client_of};
 pub use handover::{Entry, Handover, Place, Places, Verifier};
 pub use meters::WorkerMeters;
+pub use network::{Network, NetworkError};
+pub use proxy::{NoHeader, ProxyHeader, ProxyProtocol, Spoken, V1_BYTES_MAX, V2_BYTES_MAX, read_proxy_header};
 pub use remote::{Group, Remote};
 pub use worker::{DrainConfig, WorkerParts, run};

@@ -143,9 +143,9 @@ mod tests {
         }
 
         #[test]
-        fn a_longer_prefix_never_joins_what_a_shorter_one_parts(one: std::net::Ipv6Addr, other: std::net::Ipv6Addr, short in 0u8..=128, more in 0u8..=128) {
+        fn a_longer_prefix_never_joins_what_a_shorter_one_parts(one: Ipv6Addr, other: Ipv6Addr, short in 0u8..=128, more in 0u8..=128) {
             let long = short.saturating_add(more).min(128);
-            let group = |ip: std::net::Ipv6Addr, prefix| Remote::direct(SocketAddr::new(ip.into(), 1)).group(prefix);
+            let group = |ip: Ipv6Addr, prefix| Remote::direct(SocketAddr::new(ip.into(), 1)).group(prefix);
             if group(one, long) == group(other, long) {
                 prop_assert_eq!(group(one, short), group(other, short));
             }

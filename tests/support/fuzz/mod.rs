@@ -4,6 +4,7 @@
 
 mod frames;
 mod handshake;
+mod proxies;
 mod settings;
 mod tokens;
 mod venue;
@@ -19,6 +20,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("frames", frames::frames),
     ("commands", commands),
     ("handshake", handshake::handshake),
+    ("proxies", proxies::proxies),
     ("venue", venue::venue),
     ("rows", venue::rows),
     ("tokens", tokens::tokens),
