@@ -35,6 +35,15 @@ pub const RING_BUDGET_SHARE: usize = 1024;
 /// that overlaps it. Exact ids are bounded by the grant only.
 pub const SESSION_PATTERNS_MAX: usize = 100;
 
+/// Looks at instruments that one command may take before its next pattern is refused, some
+/// milliseconds of a worker: ten patterns over 100,000 instruments, a hundred over 10,000. One
+/// pattern alone always may.
+pub const COMMAND_LOOKS_MAX: u64 = 1 << 20;
+
+/// Looks at instruments that count as one more command in the rate of a session: some ten times what
+/// else a command costs.
+pub const LOOKS_PER_COMMAND: u64 = 4096;
+
 /// Bytes of answers, announcements and states behind one full socket, beyond which the session is
 /// closed as slow: the answer to a wildcard over every instrument that a hub can hold fits.
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;

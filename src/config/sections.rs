@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::WORKERS_MAX;
+use crate::session::PrincipalLimits;
 use crate::settings::{Fault, Span};
 
 /// Most feed threads, and threads of the control side: beyond, they only take turns.
@@ -161,6 +162,8 @@ pub struct LimitsConfig {
     pub answer_bytes: usize,
     /// Memory for the recent events that `resume` goes on from, in bytes, for all instruments.
     pub resume_bytes: usize,
+    /// What all sessions of one subject may do together.
+    pub per_principal: PrincipalLimits,
 }
 
 const KIB: usize = 1024;
@@ -181,6 +184,7 @@ impl Default for LimitsConfig {
             outboxes_bytes: GIB,
             answer_bytes: 256 * KIB,
             resume_bytes: 256 * MIB,
+            per_principal: PrincipalLimits::default(),
         }
     }
 }
@@ -199,6 +203,7 @@ impl LimitsConfig {
         within(faults, "limits.outboxes_bytes", self.outboxes_bytes, self.outbox_bytes.max(MIB), 1024 * GIB);
         within(faults, "limits.answer_bytes", self.answer_bytes, 16 * KIB, GIB);
         within(faults, "limits.resume_bytes", self.resume_bytes, 0, 1024 * GIB);
+        self.per_principal.check("limits.per_principal", faults);
     }
 }
 

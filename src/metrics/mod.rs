@@ -91,6 +91,8 @@ metric_names! {
     AUTH_REFUSED = "tickhub_auth_refusals_total", Counter, "Credentials refused, by reason";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
+    RATE_LIMITED = "tickhub_rate_limited_total", Counter, "Times that a session met a limit, by what is limited and by whom it is counted";
+    PATTERN_LOOKS = "tickhub_pattern_looks_total", Counter, "Instruments looked at for what sessions subscribed to, the measure of a command's work";
     CONNECTIONS = "tickhub_connections", Gauge, "TCP connections that are not yet sessions";
     CONNECTIONS_MAX = "tickhub_connections_max", Gauge, "Bound of tickhub_connections";
     SESSIONS_MAX = "tickhub_sessions_max", Gauge, "Bound of the sum of tickhub_sessions";
