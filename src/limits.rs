@@ -53,6 +53,18 @@ pub const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// may be exceeded before a worker ends its worst session without regard to the other workers'.
 pub const OUTBOXES_MARGIN_PARTS: u64 = 8;
 
+/// Addresses without a connection that are remembered for what they did in the last seconds: some
+/// 5 MB. With the default limits a hundred are, since handshakes in all are bounded too.
+pub const ADDRESSES_IDLE_MAX: usize = 65_536;
+
+/// Connections without a credential up to which an address counts as one that has few, as a
+/// browser's at the begin of a page.
+pub const ADDRESS_FEW: u32 = 8;
+
+/// Parts of the places for connections without a credential of which one is kept for addresses that
+/// have few.
+pub const RESERVED_PARTS: usize = 4;
+
 /// Text of an upstream that a log line may carry, in bytes.
 pub const LOG_TEXT_BYTES_MAX: usize = 200;
 

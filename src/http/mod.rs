@@ -1,8 +1,9 @@
 //! The HTTP interface: REST for subscribers, and the operations listener.
 //!
-//! Pages of other sites cannot read it: there is no CORS header. A credential comes in a header
-//! only, since a URL stands in logs and histories; only a WebSocket may have one in its query.
+//! Which sites' pages may use it is a setting. A credential comes in a header only, since a URL
+//! stands in logs and histories; only a WebSocket may have one in its query.
 
+mod browsers;
 mod credentials;
 mod edge;
 mod health;
@@ -30,13 +31,15 @@ use crate::metrics::Registry;
 use crate::store::Store;
 use crate::time::{Mono, mono};
 
+pub use browsers::{AllowedOrigin, Browsers, OriginError};
 pub use edge::RequestId;
 pub use health::LeftOut;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessState};
-pub use serve::{ServeLimits, serve};
+pub use serve::{ServeLimits, serve, socket_of};
 pub use upgrade::upgrade_router;
 
+use edge::Edge;
 use instruments::Catalog;
 
 /// Where subscribers find the hub's health; open to everyone.
@@ -59,6 +62,7 @@ pub struct Api {
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
     catalog: Catalog,
+    browsers: Browsers,
     left_out: Box<dyn Fn(&str) -> LeftOut + Send + Sync>,
     started: Mono,
 }
@@ -78,8 +82,14 @@ impl Api {
             let symbols = symbols.unwrap_or_default();
             LeftOut { count: symbols.len() as u64, symbols }
         });
-        let catalog = Catalog::default();
-        Self { store, authenticator, registry, readiness, catalog, left_out, started: mono() }
+        let (catalog, browsers) = (Catalog::default(), Browsers::default());
+        Self { store, authenticator, registry, readiness, catalog, browsers, left_out, started: mono() }
+    }
+
+    /// Lets these pages use it, in place of those that may by default.
+    #[must_use]
+    pub fn with_browsers(self, browsers: Browsers) -> Self {
+        Self { browsers, ..self }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.
@@ -100,7 +110,8 @@ pub fn public_router(api: Arc<Api>, extra: Router) -> Router {
         .route(PATH_OPENAPI, get(openapi::openapi))
         .with_state(Arc::clone(&api))
         .merge(extra);
-    router.layer(from_fn_with_state(Arc::clone(&api.registry), edge::edge))
+    let edge = Edge { registry: Arc::clone(&api.registry), browsers: Some(api.browsers.clone()) };
+    router.layer(from_fn_with_state(Arc::new(edge), edge::edge))
 }
 
 /// What operators reach: `/metrics`, `/livez` and `/readyz`.
@@ -110,7 +121,8 @@ pub fn ops_router(api: Arc<Api>) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(Arc::clone(&api));
-    router.layer(from_fn_with_state(Arc::clone(&api.registry), edge::edge))
+    let edge = Edge { registry: Arc::clone(&api.registry), browsers: None };
+    router.layer(from_fn_with_state(Arc::new(edge), edge::edge))
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {

@@ -10,12 +10,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::Problem;
+use super::{Problem, socket_of};
 use crate::transport::websocket::{Refusal, judge_handshake};
-use crate::transport::{Admitted, Door, Refused, Remote};
+use crate::transport::{Admitted, Door, Presence, Refused, Remote};
 
 /// What a client that finds the hub full is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -33,10 +31,11 @@ pub fn upgrade_router(door: Arc<Door>, timeout: Duration) -> Router {
 async fn prices(
     State(upgrade): State<Arc<Upgrade>>,
     Extension(remote): Extension<Remote>,
+    Extension(presence): Extension<Arc<Presence>>,
     mut request: Request,
 ) -> Result<Response, Problem> {
     let offer = judge_handshake(&request).map_err(|refusal| not_offered(&refusal))?;
-    let admitted = upgrade.door.judge(&offer).map_err(|refused| not_admitted(&refused))?;
+    let admitted = upgrade.door.judge(&offer, presence).map_err(|refused| not_admitted(&refused))?;
     let name = session_name()?;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(hand_over(upgrade, upgraded, admitted, (name, remote)));
@@ -49,12 +48,12 @@ async fn prices(
 async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, named: (String, Remote)) {
     // A client that is gone before the answer is sent leaves nothing behind.
     let Ok(Ok(upgraded)) = tokio::time::timeout(upgrade.timeout, upgraded).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Some((stream, early)) = socket_of(upgraded) else {
         tracing::error!("the listener's sockets are not plain TCP: a session cannot be handed over");
         return;
     };
-    if let Ok(stream) = parts.io.into_inner().into_std() {
-        upgrade.door.hand_over(admitted, stream, parts.read_buf, named).await;
+    if let Ok(stream) = stream.into_std() {
+        upgrade.door.hand_over(admitted, stream, early, named).await;
     }
 }
 
@@ -84,6 +83,7 @@ fn not_admitted(refused: &Refused) -> Problem {
     match refused {
         Refused::BadRequest(reason) => Problem::bad_request(reason.as_str()),
         Refused::Unauthenticated(error) => Problem::unauthorized("invalid_token", error.to_string()),
+        Refused::Turned(turned) => Problem::from(*turned),
         Refused::Full => {
             let text = "the hub has as many sessions as it can; come back later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text).retry_after(RETRY_AFTER_SECONDS)

@@ -91,6 +91,9 @@ metric_names! {
     AUTH_REFUSED = "tickhub_auth_refusals_total", Counter, "Credentials refused, by reason";
     HTTP_REQUESTS = "tickhub_http_requests_total", Counter, "HTTP requests, by path template and status";
     HTTP_REFUSED = "tickhub_http_refusals_total", Counter, "Requests and connections refused before an upgrade, by reason";
+    ADDRESSES = "tickhub_addresses", Gauge, "Addresses that are remembered for their limits, IPv6 networks as one";
+    ADDRESSES_IDLE_MAX = "tickhub_addresses_idle_max", Gauge, "Bound of those among tickhub_addresses that have no connection";
+    ADDRESSES_CROWDED = "tickhub_addresses_crowded_total", Counter, "Connections of new addresses that found no room to be remembered, and share one set of limits";
     RATE_LIMITED = "tickhub_rate_limited_total", Counter, "Times that a session met a limit, by what is limited and by whom it is counted";
     PATTERN_LOOKS = "tickhub_pattern_looks_total", Counter, "Instruments looked at for what sessions subscribed to, the measure of a command's work";
     CONNECTIONS = "tickhub_connections", Gauge, "TCP connections that are not yet sessions";

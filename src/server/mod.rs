@@ -17,13 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{Authenticator, DevelopmentKey, check_listen};
 use crate::config::{Config, LogFormat};
-use crate::http::{self, Api, Readiness, ReadinessState};
+use crate::http::{self, Api, Browsers, Readiness, ReadinessState};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
 use crate::shutdown::{Stopper, stop_signal};
 use crate::store::Store;
 use crate::time;
-use crate::transport::{ControlVerifier, Door, Verifier};
+use crate::transport::{ControlVerifier, Door, Gate, Verifier};
 
 pub use ready::Ready;
 
@@ -114,12 +114,7 @@ impl Hub {
             meters,
         );
         let readiness = Arc::new(Readiness::default());
-        let api = Arc::new(Api::new(
-            Arc::clone(&common.store),
-            Arc::clone(&authenticator),
-            Arc::clone(&registry),
-            Arc::clone(&readiness),
-        ));
+        let api = api(config, &common, &authenticator, &readiness);
         let (listen, ops) = control.block_on(async {
             anyhow::Ok((
                 bind(config.server.listen, "server.listen")?,
@@ -134,9 +129,12 @@ impl Hub {
         };
         let upgrade = http::upgrade_router(Arc::new(door), config.timeouts.handshake.duration());
         let public = http::public_router(Arc::clone(&api), upgrade);
-        control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
+        let gate = gate(config, &registry);
+        control.spawn(http::serve(listen, public, limits.clone(), gate, "public", Arc::clone(&registry), http_stop));
+        // Who reaches it is for the operator to say, by its address.
+        let open = Gate::open(&registry);
         // The operations listener outlives the drain, so that it can be watched.
-        control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
+        control.spawn(http::serve(ops, http::ops_router(api), limits, open, "ops", Arc::clone(&registry), feed_stop));
         readiness.advance(ReadinessState::Ready);
 
         let token = authenticator.sign(&DevelopmentKey::token_request(), time::wall()).unwrap_or_default();
@@ -258,6 +256,21 @@ fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     let fix = || format!("{key} = {address}: cannot listen there; free it or choose another address (port 0 = any)");
     socket.bind(address).with_context(fix)?;
     socket.listen(BACKLOG).with_context(fix)
+}
+
+/// What the HTTP interface is about.
+fn api(config: &Config, common: &Common, authenticator: &Arc<Authenticator>, readiness: &Arc<Readiness>) -> Arc<Api> {
+    let (store, registry) = (Arc::clone(&common.store), Arc::clone(&common.registry));
+    let api = Api::new(store, Arc::clone(authenticator), registry, Arc::clone(readiness));
+    Arc::new(api.with_browsers(Browsers::new(config.server.allowed_origins.clone(), false)))
+}
+
+/// Who may come in to the public listener.
+fn gate(config: &Config, registry: &Registry) -> Arc<Gate> {
+    let limits = &config.limits;
+    let gate = Gate::new(limits.per_address.clone(), config.server.proxies(), limits.handshakes_per_second, registry);
+    gate.show(registry);
+    gate
 }
 
 /// The epoch of this process's numbering.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 
+use super::gate::{Presence, Turned};
 use super::handover::{Entry, Handover, Place, Places, Verifier};
 use super::remote::Remote;
 use super::websocket::{Credential, HeaderKind, Offer};
@@ -35,6 +36,8 @@ pub enum Refused {
     Unauthenticated(AuthError),
     /// 503: the hub has no room for another session.
     Full,
+    /// 429 or 503: there is no room for another one of its address that has no credential.
+    Turned(Turned),
 }
 
 /// The way in. Shared by everything on the control side.
@@ -59,6 +62,7 @@ pub struct Admitted {
     format: Format,
     url: Vec<Subscribe>,
     place: Place,
+    presence: Arc<Presence>,
 }
 
 impl Door {
@@ -92,11 +96,12 @@ impl Door {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Judges a handshake's credential and what its URL subscribes to.
+    /// Judges a handshake's credential and what its URL subscribes to; `presence` is the connection's
+    /// among those of its address.
     ///
     /// # Errors
     /// [`Refused`] is to be answered before the upgrade.
-    pub fn judge(&self, offer: &Offer) -> Result<Admitted, Refused> {
+    pub fn judge(&self, offer: &Offer, presence: Arc<Presence>) -> Result<Admitted, Refused> {
         let url = match &offer.subscription {
             Some(subscription) => url_subscriptions(&subscription.channels, &subscription.symbols)?,
             None => Vec::new(),
@@ -115,7 +120,10 @@ impl Door {
             }
         };
         let entry = match verdict {
-            None => Entry::Open(Place::take(&self.strangers, self.strangers_max).ok_or(Refused::Full)?),
+            None => {
+                let pending = presence.pending().map_err(Refused::Turned)?;
+                Entry::Open(self.stranger(&presence)?, pending)
+            }
             Some(Ok(principal)) => self.admit(principal),
             Some(Err(error)) => {
                 self.meters.refused(error);
@@ -126,7 +134,14 @@ impl Door {
             }
         };
         let place = Place::take(&self.sessions, self.sessions_max).ok_or(Refused::Full)?;
-        Ok(Admitted { entry, format: offer.format(), url, place })
+        Ok(Admitted { entry, format: offer.format(), url, place, presence })
+    }
+
+    /// A place among those without a credential.
+    fn stranger(&self, presence: &Presence) -> Result<Place, Refused> {
+        let share = presence.share_of(self.strangers_max);
+        let refused = if share < self.strangers_max { Refused::Turned(Turned::Reserved) } else { Refused::Full };
+        Place::take(&self.strangers, share).ok_or(refused)
     }
 
     fn admit(&self, principal: Principal) -> Entry {
@@ -148,10 +163,11 @@ impl Door {
         let least = self.workers.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
         let Some(worker) = least else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
-        let Admitted { entry, format, url, place } = admitted;
+        let Admitted { entry, format, url, place, presence } = admitted;
         let places: Places = (place, at_worker);
         // A worker that is gone drops the socket: the hub is stopping.
-        let _ = worker.handovers.send(Handover { stream, early, name, remote, format, entry, url, places }).await;
+        let _ =
+            worker.handovers.send(Handover { stream, early, name, remote, presence, format, entry, url, places }).await;
     }
 }
 

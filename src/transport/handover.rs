@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::gate::{Pending, Presence};
 use super::remote::Remote;
 use crate::auth::Principal;
 use crate::session::{Admission, Verdict, Verify};
@@ -16,8 +17,9 @@ use crate::wire::{CloseCode, Format};
 pub enum Entry {
     /// A good credential, with a place among its subject's sessions.
     Good(Arc<Principal>, Admission),
-    /// None: it may come in band. The place is among those who have not shown one yet.
-    Open(Place),
+    /// None: it may come in band. The places are among those who have not shown one yet, all of them
+    /// and those of its address.
+    Open(Place, Pending),
     /// To be told in band that it may not: its script cannot see an HTTP status.
     Refused(CloseCode, String),
 }
@@ -33,6 +35,8 @@ pub struct Handover {
     pub name: String,
     /// Who is at the other end.
     pub remote: Remote,
+    /// Its connection among those of its address.
+    pub presence: Arc<Presence>,
     /// What its events come in.
     pub format: Format,
     /// Its right to be here.

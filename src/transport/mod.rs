@@ -3,6 +3,7 @@
 
 mod door;
 mod forwarded;
+mod gate;
 mod handover;
 mod meters;
 mod network;
@@ -15,6 +16,7 @@ pub mod websocket;
 
 pub use door::{Admitted, ControlVerifier, Door, Refused, WorkerDoor};
 pub use forwarded::{ForwardedHeader, client_of};
+pub use gate::{AddressLimits, Gate, Pending, Presence, Proxies, Turned};
 pub use handover::{Entry, Handover, Place, Places, Verifier};
 pub use meters::WorkerMeters;
 pub use network::{Network, NetworkError};

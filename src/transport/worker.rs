@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
+use super::gate::{Pending, Presence};
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::remote::Remote;
@@ -83,9 +84,11 @@ pub(super) struct Live {
     /// The socket is to be reset: its close frame did not get through in time.
     pub(super) expired: bool,
     /// Its place among those who have not shown a credential yet.
-    pub(super) stranger: Option<Place>,
+    pub(super) stranger: Option<(Place, Pending)>,
     /// Who is at the other end.
     pub(super) remote: Remote,
+    /// Its connection among those of its address.
+    pub(super) presence: Arc<Presence>,
     _places: Places,
 }
 
@@ -193,8 +196,8 @@ impl Worker {
         }
         state.sockets.due[index] = session.due(&state.fanout);
         state.sockets.sockets[index] = Some(socket);
-        let websocket::Opening { stranger, remote, places, refused, .. } = handover;
-        state.sockets.live[index] = Some(Live { session, expired: false, stranger, remote, _places: places });
+        let websocket::Opening { stranger, remote, presence, places, refused, .. } = handover;
+        state.sockets.live[index] = Some(Live { session, expired: false, stranger, remote, presence, _places: places });
         if let Some((code, reason)) = refused {
             state.end(id, code, &reason, now);
         }
@@ -224,6 +227,14 @@ impl State {
         if let Some(Some(live)) = self.sockets.live.get(id as usize) {
             self.sockets.due[id as usize] = live.session.due(&self.fanout);
         }
+    }
+
+    /// Counts bytes that came from a session; `false` = they are too many, and it ends.
+    pub(super) fn takes_bytes(&mut self, id: SessionId, bytes: usize) -> bool {
+        let now = now();
+        let Some(Some(live)) = self.sockets.live.get_mut(id as usize) else { return false };
+        let by_address = live.presence.sent(bytes, now.mono);
+        live.session.on_bytes(&mut self.fanout, bytes, by_address, now)
     }
 
     pub(super) fn end(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {

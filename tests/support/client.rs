@@ -29,7 +29,12 @@ pub struct Client {
 /// Sends an upgrade request with these extra header lines; the answer's status, headers and body
 /// so far, and the connection.
 pub async fn upgrade(address: &str, path: &str, headers: &[&str]) -> (u16, String, TcpStream, Vec<u8>) {
-    let mut stream = TcpStream::connect(address).await.expect("the hub listens");
+    upgrade_on(TcpStream::connect(address).await.expect("the hub listens"), path, headers).await
+}
+
+/// The same on a connection that is there already.
+pub async fn upgrade_on(mut stream: TcpStream, path: &str, headers: &[&str]) -> (u16, String, TcpStream, Vec<u8>) {
+    let address = stream.peer_addr().expect("connected");
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -57,6 +62,11 @@ impl Client {
     pub async fn open(address: &str, path: &str, headers: &[&str]) -> Self {
         let (status, head, stream, buffer) = upgrade(address, path, headers).await;
         assert_eq!(status, 101, "{head}");
+        Self { stream, buffer }
+    }
+
+    /// The client of an upgrade that was answered with 101, and what came behind that.
+    pub fn of(stream: TcpStream, buffer: Vec<u8>) -> Self {
         Self { stream, buffer }
     }
 

@@ -2,7 +2,6 @@
 
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, UPGRADE};
-use hyper_util::rt::TokioIo;
 
 use super::*;
 use crate::transport::Remote;
@@ -18,12 +17,18 @@ async fn a_header_that_is_too_large_or_has_too_many_lines_is_refused() {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert_eq!(hub.ask(PATH_OPENAPI, &lines).await.status, 200, "with Host these are eight");
     assert_eq!(hub.ask(PATH_OPENAPI, &[&lines[..], &["X-Y: z"]].concat()).await.status, 431);
+    let answer = hub.ask(PATH_OPENAPI, &[&lines[..], &["X-Y: z"]].concat()).await;
+    answer.error(431, "header_too_large");
+    assert_eq!(answer.header("content-security-policy"), Some("default-src 'none'; frame-ancestors 'none'"));
     assert_eq!(hub.ask(PATH_OPENAPI, &[&format!("X: {}", "y".repeat(7000))]).await.status, 200);
     assert_eq!(hub.ask(PATH_OPENAPI, &[&format!("X: {}", "y".repeat(9000))]).await.status, 431);
     let mut client = hub.connect().await;
     client.write("no HTTP at all\r\n\r\n").await;
-    assert_eq!(client.answer().await.expect("an answer").status, 400);
+    client.answer().await.expect("an answer").error(400, "bad_request");
+    assert!(client.answer().await.is_none(), "and the connection ends");
     assert_eq!(hub.ask(PATH_OPENAPI, &[]).await.status, 200, "no other connection notices");
+    assert!(hub.metric("tickhub_http_refusals_total{listener=\"public\",reason=\"header_too_large\"} 3"));
+    assert!(hub.metric("tickhub_http_refusals_total{listener=\"public\",reason=\"malformed\"} 1"));
 }
 
 #[tokio::test]
@@ -117,9 +122,8 @@ async fn upgrade(mut request: Request) -> Response {
     let remote = *request.extensions().get::<Remote>().expect("of the listener");
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let parts = upgraded.await.expect("upgraded").downcast::<TokioIo<TcpStream>>().expect("a plain socket");
-        let mut stream = parts.io.into_inner();
-        stream.write_all(format!("{} {remote}", parts.read_buf.len()).as_bytes()).await.expect("connected");
+        let (mut stream, early) = socket_of(upgraded.await.expect("upgraded")).expect("of the listener");
+        stream.write_all(format!("{} {remote}", early.len()).as_bytes()).await.expect("connected");
         stream.read_u8().await
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "test")]).into_response()

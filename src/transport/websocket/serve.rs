@@ -12,9 +12,9 @@ use super::frame::{FrameReader, Incoming, Violation};
 use crate::auth::Principal;
 use crate::fanout::SessionId;
 use crate::session::{Admission, Verdict, Verify};
-use crate::transport::Remote;
 use crate::transport::handover::{Entry, Handover, Place, Places};
 use crate::transport::worker::{Socket, State, Worker, now};
+use crate::transport::{Pending, Presence, Remote};
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
 
@@ -26,11 +26,12 @@ const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 pub(in crate::transport) struct Opening {
     pub(in crate::transport) name: String,
     pub(in crate::transport) remote: Remote,
+    pub(in crate::transport) presence: Arc<Presence>,
     pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
     /// Given back once a credential is good.
-    pub(in crate::transport) stranger: Option<Place>,
+    pub(in crate::transport) stranger: Option<(Place, Pending)>,
     pub(in crate::transport) url: Vec<Subscribe>,
     pub(in crate::transport) places: Places,
 }
@@ -48,16 +49,16 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { stream, early, name, remote, format, entry, url, places } = handover;
+    let Handover { stream, early, name, remote, presence, format, entry, url, places } = handover;
     let stream = TcpStream::from_std(stream).ok()?;
     prepare(&stream);
     let socket = Rc::new(Socket { stream, nudge: tokio::sync::Notify::new(), failed: std::cell::Cell::new(false) });
     let (credential, refused, stranger) = match entry {
         Entry::Good(principal, admission) => (Some((principal, admission)), None, None),
-        Entry::Open(place) => (None, None, Some(place)),
+        Entry::Open(place, pending) => (None, None, Some((place, pending))),
         Entry::Refused(code, reason) => (None, Some((code, reason)), None),
     };
-    let opening = Opening { name, remote, format, credential, refused, stranger, url, places };
+    let opening = Opening { name, remote, presence, format, credential, refused, stranger, url, places };
     let id = worker.open(Rc::clone(&socket), opening);
     let peer = Peer {
         reader: FrameReader::new(worker.config.message_bytes_max),
@@ -158,6 +159,10 @@ impl Peer {
         let read = match socket.stream.try_read(&mut buffer) {
             Ok(0) => {
                 self.gone = true;
+                Read::Over
+            }
+            Ok(bytes) if !state.takes_bytes(self.id, bytes) => {
+                state.write(self.id, now().mono);
                 Read::Over
             }
             Ok(bytes) => self.process(state, &mut buffer[..bytes]),
