@@ -108,9 +108,16 @@ fn many_addresses_neither_fill_the_memory_nor_push_anyone_out() {
     assert!(admitted <= idle_max + 20, "the others share one bucket: {admitted}");
     assert_eq!(gate.enter(&spender, 0).map(drop), Err(Turned::Handshakes(1)), "it is not forgotten");
     assert!(gate.enter(&settled, 0).is_ok(), "who has a connection keeps its own bucket");
-    // Later their buckets are full again: they can be forgotten, and newcomers find room.
+    // While time goes on those that have filled up again are forgotten, and nobody else is: the
+    // spender gets what came back in the meantime, and not the burst of one who is new.
+    for n in 0..20_000 {
+        let _ = gate.enter(&host(100_000 + n), u64::from(n) * SECOND / 20_000);
+        assert!(gate.known() <= idle_max + 1, "{} are remembered", gate.known());
+    }
+    let again = (0..20).filter(|_| gate.enter(&spender, SECOND).is_ok()).count();
+    assert_eq!(again, 10);
     let later = 100 * SECOND;
-    assert!((50_000..50_400).all(|n| gate.enter(&host(n), later).is_ok()));
+    assert!((50_000..50_400).all(|n| gate.enter(&host(n), later).is_ok()), "there is room again");
     assert!(gate.known() < idle_max, "{} are remembered", gate.known());
     drop(here);
 }
