@@ -17,6 +17,7 @@ pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod provider;
+pub mod rate;
 pub mod server;
 pub mod session;
 pub mod settings;

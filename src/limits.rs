@@ -46,6 +46,15 @@ pub const RING_BUDGET_SHARE: usize = 1024;
 /// that overlaps it. Exact ids are bounded by the grant only.
 pub const SESSION_PATTERNS_MAX: usize = 100;
 
+/// Looks at instruments that one command may take before its next pattern is refused, some
+/// milliseconds of a worker: ten patterns over 100,000 instruments, a hundred over 10,000. One
+/// pattern alone always may.
+pub const COMMAND_LOOKS_MAX: u64 = 1 << 20;
+
+/// Looks at instruments that count as one more command in the rate of a session: some ten times what
+/// else a command costs.
+pub const LOOKS_PER_COMMAND: u64 = 4096;
+
 /// Bytes of answers, announcements and states behind one full socket, beyond which the session is
 /// closed as slow: the answer to a wildcard over every instrument that a hub can hold fits.
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -54,6 +63,18 @@ pub const CONTROL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// exceeded: the search for the worst, which looks at every session, is then rare. By as much it
 /// may be exceeded before a worker ends its worst session without regard to the other workers'.
 pub const OUTBOXES_MARGIN_PARTS: u64 = 8;
+
+/// Addresses without a connection that are remembered for what they did in the last seconds: some
+/// 5 MB. With the default limits a hundred are, since handshakes in all are bounded too.
+pub const ADDRESSES_IDLE_MAX: usize = 65_536;
+
+/// Connections without a credential up to which an address counts as one that has few, as a
+/// browser's at the begin of a page.
+pub const ADDRESS_FEW: u32 = 8;
+
+/// Parts of the places for connections without a credential of which one is kept for addresses that
+/// have few.
+pub const RESERVED_PARTS: usize = 4;
 
 /// Text of an upstream that a log line may carry, in bytes.
 pub const LOG_TEXT_BYTES_MAX: usize = 200;

@@ -120,6 +120,28 @@ fn the_example_shows_every_kind_of_provider_with_its_defaults() {
 }
 
 #[test]
+fn who_is_believed_and_whose_pages_are_let_in_is_checked() {
+    for (text, said) in [
+        ("server.proxy_protocol = \"v1\"", "server.proxy_protocol = \"v1\": is believed from trusted proxies only"),
+        ("server.proxy_protocol = \"v3\"", "must be one of off, v1, v2, any"),
+        ("server.trusted_proxies = [\"10.0.0.1/8\"]", "write 10.0.0.0/8"),
+        ("server.trusted_proxies = [\"proxy\"]", "is no network"),
+        ("server.forwarded_header = \"x-real-ip\"", "must be one of off, x-forwarded-for, forwarded"),
+        ("server.allowed_origins = [\"app.example.com\"]", "is no origin"),
+        ("limits.per_address.ipv6_prefix = 129", "limits.per_address.ipv6_prefix = 129: must be from 16 to 128"),
+        ("limits.per_address.bytes_per_second = 1", "must be from 65536"),
+        ("limits.per_principal.commands_per_second = 0", "limits.per_principal.commands_per_second = 0"),
+    ] {
+        let faults = read(text).expect_err(text);
+        assert!(faults.len() == 1 && faults[0].contains(said), "{text}: {faults:?}");
+    }
+    let variables =
+        [("TICKHUB__SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1"), ("TICKHUB__SERVER__PROXY_PROTOCOL", "any")];
+    let proxies = read_with("", &variables).expect("no faults").server.proxies();
+    assert_eq!(proxies.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1"]);
+}
+
+#[test]
 fn a_session_gets_what_is_configured() {
     let text = "timeouts.idle = \"46s\"\nlimits.answer_bytes = 99999";
     let session = read(text).expect("no faults").session();

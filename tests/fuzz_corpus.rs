@@ -123,6 +123,11 @@ fn requests_for_a_web_socket() {
 }
 
 #[test]
+fn proxies() {
+    replay("proxies");
+}
+
+#[test]
 fn messages_of_venues() {
     replay("venue");
 }

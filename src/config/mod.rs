@@ -216,6 +216,7 @@ impl Config {
             commands_per_second: limits.commands_per_second,
             subscriptions_max: limits.subscriptions,
             connections_max: limits.connections,
+            principal: limits.per_principal.clone(),
             authentication_timeout: timeouts.authentication.duration(),
             ping_interval: timeouts.ping.duration(),
             idle_timeout: timeouts.idle.duration(),

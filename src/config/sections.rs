@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::http::AllowedOrigin;
 use crate::limits::WORKERS_MAX;
+use crate::session::PrincipalLimits;
 use crate::settings::{Fault, Span};
 use crate::transport::tls::TlsConfig;
+use crate::transport::{AddressLimits, ForwardedHeader, Network, Proxies, ProxyProtocol};
 
 /// Most feed threads, and threads of the control side: beyond, they only take turns.
 const THREADS_MAX: usize = 64;
@@ -38,6 +41,14 @@ pub struct ServerConfig {
     pub tls: TlsConfig,
     /// TLS of the operations listener.
     pub ops_tls: TlsConfig,
+    /// Pages that browsers may use the hub from.
+    pub allowed_origins: Vec<AllowedOrigin>,
+    /// Proxies that are believed when they say for whom they speak.
+    pub trusted_proxies: Vec<Network>,
+    /// What they begin a connection with.
+    pub proxy_protocol: ProxyProtocol,
+    /// Which header of theirs names the client.
+    pub forwarded_header: ForwardedHeader,
 }
 
 impl Default for ServerConfig {
@@ -51,6 +62,10 @@ impl Default for ServerConfig {
             control_threads: 2,
             tls: TlsConfig::default(),
             ops_tls: TlsConfig::default(),
+            allowed_origins: vec![AllowedOrigin::SameHost, AllowedOrigin::Localhost],
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            forwarded_header: ForwardedHeader::XForwardedFor,
         }
     }
 }
@@ -64,6 +79,10 @@ impl ServerConfig {
         if self.state_dir.as_os_str().is_empty() {
             faults.push(Fault::new("server.state_dir", "", "must name a directory"));
         }
+        if self.proxy_protocol != ProxyProtocol::Off && self.trusted_proxies.is_empty() {
+            let reason = "is believed from trusted proxies only; name them in server.trusted_proxies";
+            faults.push(Fault::new("server.proxy_protocol", self.proxy_protocol.as_str(), reason));
+        }
         within(faults, "server.worker_threads", self.worker_threads, 0, WORKERS_MAX);
         within(faults, "server.feed_threads", self.feed_threads, 1, THREADS_MAX);
         within(faults, "server.control_threads", self.control_threads, 1, THREADS_MAX);
@@ -76,6 +95,14 @@ impl ServerConfig {
     #[must_use]
     pub const fn tls(&self) -> [(&'static str, &TlsConfig); 2] {
         [("server.tls", &self.tls), ("server.ops_tls", &self.ops_tls)]
+    }
+}
+
+impl ServerConfig {
+    /// Which proxies are believed.
+    #[must_use]
+    pub fn proxies(&self) -> Proxies {
+        Proxies { trusted: self.trusted_proxies.clone(), protocol: self.proxy_protocol, header: self.forwarded_header }
     }
 }
 
@@ -158,6 +185,8 @@ pub struct LimitsConfig {
     pub sessions: usize,
     /// Connections that have not finished their handshake, or not shown a credential.
     pub unauthenticated: usize,
+    /// Connections that are accepted in a second, over all addresses.
+    pub handshakes_per_second: u32,
     /// Sessions of one subject at the same time, whatever its role allows.
     pub connections: u32,
     /// Longest message of a client, in bytes.
@@ -177,6 +206,10 @@ pub struct LimitsConfig {
     pub answer_bytes: usize,
     /// Memory for the recent events that `resume` goes on from, in bytes, for all instruments.
     pub resume_bytes: usize,
+    /// What one address may take.
+    pub per_address: AddressLimits,
+    /// What all sessions of one subject may do together.
+    pub per_principal: PrincipalLimits,
 }
 
 const KIB: usize = 1024;
@@ -188,6 +221,7 @@ impl Default for LimitsConfig {
         Self {
             sessions: 100_000,
             unauthenticated: 1_024,
+            handshakes_per_second: 10_000,
             connections: 100_000,
             message_bytes: 64 * KIB,
             commands_per_second: 100,
@@ -197,6 +231,8 @@ impl Default for LimitsConfig {
             outboxes_bytes: GIB,
             answer_bytes: 256 * KIB,
             resume_bytes: 256 * MIB,
+            per_address: AddressLimits::default(),
+            per_principal: PrincipalLimits::default(),
         }
     }
 }
@@ -215,6 +251,9 @@ impl LimitsConfig {
         within(faults, "limits.outboxes_bytes", self.outboxes_bytes, self.outbox_bytes.max(MIB), 1024 * GIB);
         within(faults, "limits.answer_bytes", self.answer_bytes, 16 * KIB, GIB);
         within(faults, "limits.resume_bytes", self.resume_bytes, 0, 1024 * GIB);
+        within(faults, "limits.handshakes_per_second", self.handshakes_per_second as usize, 1, 1_000_000_000);
+        self.per_address.check("limits.per_address", faults);
+        self.per_principal.check("limits.per_principal", faults);
     }
 }
 

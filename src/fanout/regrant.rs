@@ -26,6 +26,8 @@ impl Fanout {
         for channel in Channel::ALL {
             withdrawn += self.regrant_channel(session, channel, &grant, clamp);
         }
+        let patterns = self.sessions[session as usize].patterns.len() as u64;
+        self.looks += patterns * self.ids.len() as u64;
         self.sessions[session as usize].grant = grant;
         for channel in Channel::ALL {
             self.update_session(session, channel);

@@ -8,7 +8,7 @@ use super::deliver::{DATA_CHANNELS, entry_feeds};
 use super::subscriber::{CLOSING, Entry, EntryId, Options, Selector, SessionId};
 use super::transition::{Before, Beginning};
 use super::worker::Fanout;
-use crate::limits::SESSION_PATTERNS_MAX;
+use crate::limits::{COMMAND_LOOKS_MAX, SESSION_PATTERNS_MAX};
 use crate::model::{Channel, IdError, InstrumentId, InstrumentKey, Pattern};
 use crate::wire::command::ResumeEntry;
 use crate::wire::{ErrorCode, Frame};
@@ -26,6 +26,8 @@ pub enum SymbolFault {
     NotSubscribed,
     /// One entry more than the grant allows.
     Limit,
+    /// More work than one command may be.
+    Work,
 }
 
 impl SymbolFault {
@@ -38,6 +40,7 @@ impl SymbolFault {
             Self::Unknown => ErrorCode::UnknownSymbol,
             Self::NotSubscribed => ErrorCode::NotSubscribed,
             Self::Limit => ErrorCode::SubscriptionLimit,
+            Self::Work => ErrorCode::RateLimited,
         }
     }
 
@@ -50,6 +53,7 @@ impl SymbolFault {
             Self::Unknown => "there is no such instrument now; a pattern would wait for it".to_owned(),
             Self::NotSubscribed => "there is no such subscription on this channel".to_owned(),
             Self::Limit => "no more subscriptions or patterns are allowed; unsubscribe others first".to_owned(),
+            Self::Work => "one command may not concern so many instruments; send it in another one".to_owned(),
         }
     }
 }
@@ -87,6 +91,22 @@ enum Judged {
     Pattern(Pattern),
 }
 
+/// What a command has cost so far.
+#[derive(Default)]
+struct Work {
+    looks: u64,
+}
+
+impl Work {
+    /// Whether so much more may be done in the same command. The first pattern always may: else there
+    /// would be some that nobody could have.
+    fn takes(&mut self, looks: u64) -> bool {
+        let may = looks <= 1 || self.looks == 0 || self.looks + looks <= COMMAND_LOOKS_MAX;
+        self.looks += if may { looks } else { 0 };
+        may
+    }
+}
+
 impl Fanout {
     /// Makes or replaces entries: `asked` is what the client wants, `options` what its grant leaves
     /// of that.
@@ -116,6 +136,7 @@ impl Fanout {
         let mut matched = FxHashMap::default();
         let mut before = Before::default();
         let beginning = Beginning { snapshot: options.snapshot, resume };
+        let mut work = Work::default();
         for (index, symbol) in symbols.iter().enumerate() {
             let judged = match self.judge(session, symbol) {
                 Ok(judged) => judged,
@@ -131,11 +152,17 @@ impl Fanout {
                 outcome.rejected.push((index, SymbolFault::Limit));
                 continue;
             }
+            if !work.takes(self.looks_for(session, &judged)) {
+                outcome.rejected.push((index, SymbolFault::Work));
+                continue;
+            }
             let exact = matches!(judged, Judged::Exact(_));
             let entry = self.put_entry(session, channel, judged, symbol, (asked, options), held, &mut before);
             let selector = &self.sessions[session as usize].entries[entry as usize].selector;
             outcome.feeds |= entry_feeds(self, selector);
-            for key in self.keys_of(selector) {
+            let keys = self.keys_of(selector);
+            work.looks += self.looks_at(session, &keys);
+            for key in keys {
                 let pattern = if exact { None } else { Some(index) };
                 matched.entry(key).and_modify(|p| *p = if exact { None } else { *p }).or_insert_with(|| {
                     outcome.accepted.push(Match { key, seq: None, pattern });
@@ -152,6 +179,7 @@ impl Fanout {
             entry.seq = self.position(session, channel, entry.key);
         }
         self.update_session(session, channel);
+        self.looks += work.looks;
         Ok(outcome)
     }
 
@@ -164,6 +192,7 @@ impl Fanout {
     ) -> (Vec<usize>, Vec<(usize, SymbolFault)>, Vec<Frame>) {
         let (mut removed, mut rejected, mut changed) = (Vec::new(), Vec::new(), Vec::new());
         let mut before = Before::default();
+        let mut work = Work::default();
         for (index, symbol) in symbols.iter().enumerate() {
             let judged = match Pattern::parse(symbol) {
                 Err(error) => {
@@ -175,11 +204,16 @@ impl Fanout {
                     None => Some(Judged::Pattern(pattern)),
                 },
             };
-            let Some(entry) = judged.and_then(|judged| self.find_entry(session, channel, &judged)) else {
+            let held = judged.and_then(|judged| self.find_entry(session, channel, &judged));
+            let Some(entry) = held else {
                 rejected.push((index, SymbolFault::NotSubscribed));
                 continue;
             };
             let keys = self.keys_of(&self.sessions[session as usize].entries[entry as usize].selector);
+            if !work.takes(self.looks_at(session, &keys)) {
+                rejected.push((index, SymbolFault::Work));
+                continue;
+            }
             before.note(&keys, |key| self.effect(session, channel, key));
             self.remove_entry(session, entry);
             removed.push(index);
@@ -188,7 +222,29 @@ impl Fanout {
             changed.extend(self.transition_unasked(session, channel, key, before));
         }
         self.update_session(session, channel);
+        self.looks += work.looks;
         (removed, rejected, changed)
+    }
+
+    /// Looks at instruments that commands have taken since the last call: the measure of their work,
+    /// whatever machine does it.
+    pub fn take_looks(&mut self) -> u64 {
+        self.counts.looks += self.looks;
+        std::mem::take(&mut self.looks)
+    }
+
+    /// What it costs to find what a symbol selects: of a pattern, every instrument is compared with all
+    /// that its grant leaves of it.
+    fn looks_for(&self, session: SessionId, judged: &Judged) -> u64 {
+        let Judged::Pattern(pattern) = judged else { return 1 };
+        let grant = &self.sessions[session as usize].grant;
+        let within = grant.iter().filter(|allowed| allowed.intersect(pattern).is_some()).count();
+        within as u64 * self.ids.len() as u64
+    }
+
+    /// What it costs to find for each of `keys` what is in effect, among the patterns that are held.
+    fn looks_at(&self, session: SessionId, keys: &[InstrumentKey]) -> u64 {
+        keys.len() as u64 * (1 + self.sessions[session as usize].patterns.len() as u64)
     }
 
     fn judge(&self, session: SessionId, symbol: &str) -> Result<Judged, SymbolFault> {

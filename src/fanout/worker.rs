@@ -61,6 +61,8 @@ pub struct Counts {
     pub requests_full: u64,
     /// Events encoded here that their format could not hold.
     pub unfit: u64,
+    /// Looks at instruments that commands took.
+    pub looks: u64,
 }
 
 /// What a worker holds now.
@@ -140,6 +142,8 @@ pub struct Fanout {
     /// When the last turn or write was; monotonic ns.
     pub(super) now: u64,
     pub(super) counts: Counts,
+    /// Looks at instruments since they were last asked for.
+    pub(super) looks: u64,
     pub(super) latencies: Option<Latencies>,
 }
 
@@ -177,6 +181,7 @@ impl Fanout {
             shed: Vec::new(),
             now: 0,
             counts: Counts::default(),
+            looks: 0,
             latencies,
         };
         fanout.learn_instruments();

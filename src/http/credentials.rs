@@ -7,11 +7,12 @@ use axum::http::Extensions;
 use axum::http::request::Parts;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Api, Peer, Problem, RequestId};
+use super::{Api, Problem, RequestId};
 use crate::audit::{Event, Origin, Record};
 use crate::auth::{AuthError, ClientCertificate, Principal};
 use crate::metrics;
 use crate::time::wall;
+use crate::transport::Remote;
 use crate::transport::websocket::{HeaderKind, header_credential};
 use crate::wire::ErrorCode;
 
@@ -41,7 +42,7 @@ impl Api {
 /// Where a request came from, for the audit trail.
 pub(super) fn origin_of(extensions: &Extensions) -> Origin {
     Origin {
-        remote: extensions.get::<Peer>().map(|peer| peer.0),
+        remote: extensions.get::<Remote>().map(Remote::client),
         request_id: extensions.get::<RequestId>().map(|id| id.as_str().into()),
     }
 }

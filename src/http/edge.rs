@@ -5,15 +5,17 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 
-use super::{PATH_HEALTH, Problem};
+use super::browsers::{Page, cors_headers, is_preflight, must_not_happen, security_headers};
+use super::{Browsers, PATH_HEALTH, Problem};
 use crate::metrics::{self, Registry};
 use crate::time::{mono, wall};
+use crate::transport::{Remote, Turned};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -57,21 +59,60 @@ impl RequestId {
     }
 }
 
+/// What the edge of a router knows.
+pub(super) struct Edge {
+    pub(super) registry: Arc<Registry>,
+    /// Which pages may use it; `None` where none may read anything.
+    pub(super) browsers: Option<Browsers>,
+}
+
+impl Edge {
+    fn page(&self, request: &Request) -> Page {
+        let client = request.extensions().get::<Remote>().map(|remote| remote.client().ip());
+        self.browsers.as_ref().map_or(Page::None, |browsers| browsers.page(request.headers(), client))
+    }
+
+    /// An answer that needs no route: to one that is turned away, and to what a browser asks first.
+    fn without_route(&self, request: &Request, page: &Page) -> Option<Response> {
+        if let Some(turned) = request.extensions().get::<Turned>() {
+            return Some(Problem::from(*turned).into_response());
+        }
+        let (method, headers) = (request.method(), request.headers());
+        match page {
+            Page::Foreign if must_not_happen(method, headers) => {
+                let labels = [("listener", "public"), ("reason", "origin")];
+                self.registry.counter(metrics::HTTP_REFUSED, &labels).increment(1);
+                let message = "pages of this origin may not use the hub; see server.allowed_origins";
+                Some(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).into_response())
+            }
+            Page::Allowed(_) if is_preflight(method, headers) => Some(StatusCode::NO_CONTENT.into_response()),
+            _ => None,
+        }
+    }
+}
+
 /// The middleware around every route and what is outside them.
-pub(super) async fn edge(State(registry): State<Arc<Registry>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let began = mono();
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let path = path.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
+    let (visitor, preflight) = (edge.page(&request), is_preflight(&method, request.headers()));
+    let response = match edge.without_route(&request, &visitor) {
+        Some(response) => response,
+        None => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
+        },
     };
-    let response = finished(response, &id);
+    let mut response = finished(response, &id, edge.browsers.as_ref().is_some_and(Browsers::hsts));
+    if edge.browsers.is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        cors_headers(response.headers_mut(), &visitor, preflight);
+    }
     let status = response.status();
-    registry.counter(metrics::HTTP_REQUESTS, &[("path", path), ("status", class(status))]).increment(1);
+    edge.registry.counter(metrics::HTTP_REQUESTS, &[("path", path), ("status", class(status))]).increment(1);
     log(&method, path, status, &id, mono() - began);
     response
 }
@@ -96,7 +137,7 @@ fn name(method: &hyper::Method) -> &str {
 }
 
 /// The response with its envelope, if it is an error, and the headers that all have.
-fn finished(mut response: Response, id: &RequestId) -> Response {
+fn finished(mut response: Response, id: &RequestId, hsts: bool) -> Response {
     let problem = response.extensions_mut().remove::<Problem>();
     let status = response.status();
     let problem = problem.or_else(|| (status.as_u16() >= 400).then(|| Problem::of_status(status)));
@@ -109,7 +150,7 @@ fn finished(mut response: Response, id: &RequestId) -> Response {
         headers.insert(REQUEST_ID, id);
     }
     if !switching {
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        security_headers(headers, hsts);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
     response

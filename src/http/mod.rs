@@ -1,10 +1,11 @@
 //! The HTTP interface: REST for subscribers, and the operations listener.
 //!
-//! Pages of other sites cannot read it: there is no CORS header. A credential comes in a header
-//! only, since a URL stands in logs and histories; only a WebSocket may have one in its query.
+//! Which sites' pages may use it is a setting. A credential comes in a header only, since a URL
+//! stands in logs and histories; only a WebSocket may have one in its query.
 
 mod admin;
 mod auth;
+mod browsers;
 mod credentials;
 mod edge;
 mod health;
@@ -37,14 +38,16 @@ use crate::time::{Mono, mono};
 use crate::transport::Orders;
 
 pub use self::auth::{PATH_AUTH_REFRESH, PATH_AUTH_REVOKE, PATH_AUTH_TOKEN, Rate, Rates, TokenApi, token_router};
+pub use browsers::{AllowedOrigin, Browsers, OriginError};
 pub use edge::RequestId;
 pub use health::{CertificateHealth, IssuerHealth, LeftOut};
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessState};
-pub use serve::{Listener, Peer, ServeLimits, serve};
+pub use serve::{Listener, ServeLimits, serve, socket_of};
 pub use upgrade::upgrade_router;
 
 use credentials::origin_of;
+use edge::Edge;
 use world::World;
 
 /// Where subscribers find the hub's health; open to everyone.
@@ -79,6 +82,7 @@ pub struct Api {
     certificates: Box<dyn Fn() -> Vec<CertificateHealth> + Send + Sync>,
     issuers: Box<dyn Fn() -> Vec<IssuerHealth> + Send + Sync>,
     audit: Audit,
+    browsers: Browsers,
     started: Mono,
 }
 
@@ -105,6 +109,7 @@ impl Api {
             certificates,
             issuers,
             audit: Audit::off(),
+            browsers: Browsers::default(),
             started: mono(),
         }
     }
@@ -126,6 +131,12 @@ impl Api {
     #[must_use]
     pub fn with_audit(self, audit: Audit) -> Self {
         Self { audit, ..self }
+    }
+
+    /// Lets these pages use it, in place of those that may by default.
+    #[must_use]
+    pub fn with_browsers(self, browsers: Browsers) -> Self {
+        Self { browsers, ..self }
     }
 
     /// Takes what health lists as left out of a venue from `of_venue`.
@@ -154,7 +165,8 @@ pub fn public_router(api: Arc<Api>, extra: Router) -> Router {
         .route(PATH_OPENAPI, get(openapi::openapi))
         .with_state(Arc::clone(&api))
         .merge(extra);
-    router.layer(from_fn_with_state(Arc::clone(&api.registry), edge::edge))
+    let edge = Edge { registry: Arc::clone(&api.registry), browsers: Some(api.browsers.clone()) };
+    router.layer(from_fn_with_state(Arc::new(edge), edge::edge))
 }
 
 /// What operators reach: `/metrics`, `/livez` and `/readyz`.
@@ -164,7 +176,8 @@ pub fn ops_router(api: Arc<Api>) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(Arc::clone(&api));
-    router.layer(from_fn_with_state(Arc::clone(&api.registry), edge::edge))
+    let edge = Edge { registry: Arc::clone(&api.registry), browsers: None };
+    router.layer(from_fn_with_state(Arc::new(edge), edge::edge))
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {

@@ -61,6 +61,9 @@ impl Problem {
         let (code, message) = match status {
             StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
             StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this path does not take this method"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("header_too_large", "the request's line and headers are longer than the hub takes")
+            }
             StatusCode::PAYLOAD_TOO_LARGE => ("payload_too_large", "the body is too large"),
             status if status.is_server_error() => ("internal", "the hub failed; the request may be repeated"),
             _ => ("bad_request", "the request cannot be read"),
@@ -107,6 +110,11 @@ impl Problem {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         self.code
+    }
+
+    /// The headers that its answer has beside those of all.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// The envelope's text.

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
-use super::{Problem, origin_of};
+use super::{Problem, origin_of, socket_of};
 use crate::transport::websocket::{Refusal, judge_handshake};
-use crate::transport::{Admitted, Door, Refused, Stream};
+use crate::transport::{Admitted, Door, Presence, Refused, Remote};
 
 /// What a client that finds the hub full is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -29,28 +28,33 @@ pub fn upgrade_router(door: Arc<Door>, timeout: Duration) -> Router {
     Router::new().route(super::PATH_WEBSOCKET, any(prices)).with_state(Arc::new(Upgrade { door, timeout }))
 }
 
-async fn prices(State(upgrade): State<Arc<Upgrade>>, mut request: Request) -> Result<Response, Problem> {
+async fn prices(
+    State(upgrade): State<Arc<Upgrade>>,
+    Extension(remote): Extension<Remote>,
+    Extension(presence): Extension<Arc<Presence>>,
+    mut request: Request,
+) -> Result<Response, Problem> {
     let offer = judge_handshake(&request).map_err(|refusal| not_offered(&refusal))?;
-    let admitted =
-        upgrade.door.judge(&offer, origin_of(request.extensions())).map_err(|refused| not_admitted(&refused))?;
+    let origin = origin_of(request.extensions());
+    let admitted = upgrade.door.judge(&offer, origin, presence).map_err(|refused| not_admitted(&refused))?;
     let name = session_name()?;
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(hand_over(upgrade, upgraded, admitted, name));
+    tokio::spawn(hand_over(upgrade, upgraded, admitted, (name, remote)));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     offer.write_headers(response.headers_mut());
     Ok(response)
 }
 
-async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, name: String) {
+async fn hand_over(upgrade: Arc<Upgrade>, upgraded: OnUpgrade, admitted: Admitted, named: (String, Remote)) {
     // A client that is gone before the answer is sent leaves nothing behind.
     let Ok(Ok(upgraded)) = tokio::time::timeout(upgrade.timeout, upgraded).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
+    let Some((stream, early)) = socket_of(upgraded) else {
         tracing::error!("the listener's connections are of another kind: a session cannot be handed over");
         return;
     };
-    if let Ok(connection) = parts.io.into_inner().leave(parts.read_buf) {
-        upgrade.door.hand_over(admitted, connection, name).await;
+    if let Ok(connection) = stream.leave(early) {
+        upgrade.door.hand_over(admitted, connection, named).await;
     }
 }
 
@@ -80,6 +84,7 @@ fn not_admitted(refused: &Refused) -> Problem {
     match refused {
         Refused::BadRequest(reason) => Problem::bad_request(reason.as_str()),
         Refused::Unauthenticated(error) => Problem::invalid_token(*error),
+        Refused::Turned(turned) => Problem::from(*turned),
         Refused::Full => {
             let text = "the hub has as many sessions as it can; come back later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text).retry_after(RETRY_AFTER_SECONDS)

@@ -129,6 +129,11 @@ metric_names! {
     TLS_RELOADS = "tickhub_tls_reloads_total", Counter, "Certificates read anew, by listener and result";
     TLS_BROKEN = "tickhub_tls_broken_total", Counter, "Sessions whose TLS broke, by reason";
     TLS_PENDING = "tickhub_tls_pending_bytes", Gauge, "Ciphertext that waits for full sockets, by worker";
+    ADDRESSES = "tickhub_addresses", Gauge, "Addresses that are remembered for their limits, IPv6 networks as one";
+    ADDRESSES_IDLE_MAX = "tickhub_addresses_idle_max", Gauge, "Bound of those among tickhub_addresses that have no connection";
+    ADDRESSES_CROWDED = "tickhub_addresses_crowded_total", Counter, "Connections of new addresses that found no room to be remembered, and share one set of limits";
+    RATE_LIMITED = "tickhub_rate_limited_total", Counter, "Times that a session met a limit, by what is limited and by whom it is counted";
+    PATTERN_LOOKS = "tickhub_pattern_looks_total", Counter, "Instruments looked at for what sessions subscribed to, the measure of a command's work";
     CONNECTIONS = "tickhub_connections", Gauge, "TCP connections that are not yet sessions";
     CONNECTIONS_MAX = "tickhub_connections_max", Gauge, "Bound of tickhub_connections";
     SESSIONS_MAX = "tickhub_sessions_max", Gauge, "Bound of the sum of tickhub_sessions";

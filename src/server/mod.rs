@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::audit::{Audit, Auditor};
 use crate::auth::{Authenticator, Authority, DevelopmentKey, Revocations, check_listen};
 use crate::config::{Config, LogFormat, ServeFiles};
-use crate::http::{self, Api, IssuerHealth, Readiness, ReadinessState};
+use crate::http::{self, Api, Browsers, IssuerHealth, Readiness, ReadinessState};
 use crate::identity::{Freshness, Identity};
 use crate::metrics::{self, Registry};
 use crate::session::{Admissions, Meters};
@@ -33,7 +33,7 @@ use crate::shutdown::{Stopper, stop_signal};
 use crate::state::{FileState, FileStore, StateMeters, StateOptions, StateStore};
 use crate::store::Store;
 use crate::time;
-use crate::transport::{ControlVerifier, Door, Orders, SharedTerms, Terms, Verifier};
+use crate::transport::{ControlVerifier, Door, Gate, Orders, SharedTerms, Terms, Verifier};
 
 pub use ready::Ready;
 pub use reload::Reloaded;
@@ -134,7 +134,8 @@ impl Hub {
         let api =
             Api::new(store, Arc::clone(&authority), Arc::clone(&registry), Arc::clone(&readiness), orders.clone());
         let api = api.with_delayed(delayed).with_certificates(secured.certificates()).with_audit(audit.clone());
-        let api = Arc::new(api.with_issuers(issuers_of(&identity)));
+        let browsers = Browsers::new(config.server.allowed_origins.clone(), config.server.tls.is_on());
+        let api = Arc::new(api.with_issuers(issuers_of(&identity)).with_browsers(browsers));
         let (listen, ops) = control.block_on(async {
             identity.settled(KEYS_WAIT).await;
             anyhow::Ok((
@@ -149,9 +150,12 @@ impl Hub {
         let public = http::public_router(Arc::clone(&api), upgrade.merge(tokens));
         secured.watch(&control, &feed_stop);
         let (listen, ops) = secured.listeners(listen, ops);
-        control.spawn(http::serve(listen, public, limits.clone(), "public", Arc::clone(&registry), http_stop));
+        let gate = gate(config, &registry);
+        control.spawn(http::serve(listen, public, limits.clone(), gate, "public", Arc::clone(&registry), http_stop));
+        // Who reaches it is for the operator to say, by its address.
+        let open = Gate::open(&registry);
         // The operations listener outlives the drain, so that it can be watched.
-        control.spawn(http::serve(ops, http::ops_router(api), limits, "ops", Arc::clone(&registry), feed_stop));
+        control.spawn(http::serve(ops, http::ops_router(api), limits, open, "ops", Arc::clone(&registry), feed_stop));
         readiness.advance(ReadinessState::Ready);
         auditing::started(&audit, at, ops_at);
 
@@ -376,6 +380,14 @@ fn issuers_of(identity: &Identity) -> impl Fn() -> Vec<IssuerHealth> + Send + Sy
         is_current: status.freshness == Freshness::Current,
     };
     move || observer().into_iter().map(health).collect()
+}
+
+/// Who may come in to the public listener.
+fn gate(config: &Config, registry: &Registry) -> Arc<Gate> {
+    let limits = &config.limits;
+    let gate = Gate::new(limits.per_address.clone(), config.server.proxies(), limits.handshakes_per_second, registry);
+    gate.show(registry);
+    gate
 }
 
 /// The epoch of this process's numbering.

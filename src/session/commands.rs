@@ -10,9 +10,33 @@ use crate::wire::command::{Command, CommandId, Mode, Subscribe, Unsubscribe};
 
 use super::machine::{Now, Session};
 
+/// What a session met, and by whom it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limited {
+    SessionCommands,
+    SessionPings,
+    PrincipalCommands,
+    PrincipalSubscriptions,
+    PrincipalBytes,
+    AddressBytes,
+}
+
+impl Limited {
+    /// By the variants' order: what is limited, and by whom.
+    const LABELS: [(&str, &str); 6] = [
+        ("commands", "session"),
+        ("pings", "session"),
+        ("commands", "principal"),
+        ("subscriptions", "principal"),
+        ("bytes", "principal"),
+        ("bytes", "address"),
+    ];
+}
+
 /// What sessions count.
 #[derive(Debug)]
 pub struct Meters {
+    limited: [Counter; Limited::LABELS.len()],
     commands: [Counter; 4],
     stalls: Counter,
     errors: [Counter; ErrorCode::ALL.len()],
@@ -23,7 +47,9 @@ impl Meters {
     /// Registers them.
     #[must_use]
     pub fn new(registry: &std::sync::Arc<Registry>) -> Self {
+        let limited = |(limit, by)| registry.counter(metrics::RATE_LIMITED, &[("limit", limit), ("by", by)]);
         Self {
+            limited: Limited::LABELS.map(limited),
             commands: ["auth", "subscribe", "unsubscribe", "ping"]
                 .map(|op| registry.counter(metrics::COMMANDS, &[("op", op)])),
             stalls: registry.counter(metrics::SLOW_CLOSES, &[("cause", "stall")]),
@@ -40,6 +66,10 @@ impl Meters {
             Command::Ping => 3,
         };
         self.commands[index].increment(1);
+    }
+
+    pub(super) fn limited(&self, limited: Limited) {
+        self.limited[limited as usize].increment(1);
     }
 
     pub(super) fn stalled(&self) {
@@ -103,9 +133,18 @@ impl Session {
             return;
         };
         let resume = subscribe.resume.as_ref().map_or(&[][..], |resume| &resume.entries);
-        let entries_max = grant.subscriptions().min(self.config.subscriptions_max) as usize;
-        match fanout.subscribe(self.id, channel, (asked, options), &subscribe.symbols, resume, entries_max) {
+        let held = fanout.entries(self.id);
+        let more = self.reserve(subscribe.symbols.len());
+        let own_max = grant.subscriptions().min(self.config.subscriptions_max) as usize;
+        let entries_max = own_max.min(held + more);
+        let outcome = fanout.subscribe(self.id, channel, (asked, options), &subscribe.symbols, resume, entries_max);
+        self.settle(fanout);
+        match outcome {
             Ok(outcome) => {
+                let full = outcome.rejected.iter().any(|(_, fault)| *fault == SymbolFault::Limit);
+                if full && more < subscribe.symbols.len() {
+                    self.meters.limited(Limited::PrincipalSubscriptions);
+                }
                 self.answer_subscribed(
                     fanout,
                     id,
@@ -169,8 +208,9 @@ impl Session {
         }
     }
 
-    pub(super) fn unsubscribe(&self, fanout: &mut Fanout, id: Option<&CommandId>, command: &Unsubscribe) {
+    pub(super) fn unsubscribe(&mut self, fanout: &mut Fanout, id: Option<&CommandId>, command: &Unsubscribe) {
         let (removed, rejected, changed) = fanout.unsubscribe(self.id, command.channel, &command.symbols);
+        self.settle(fanout);
         let messages: Vec<String> = rejected.iter().map(|(_, fault)| fault.message()).collect();
         let removed = removed.iter().map(|index| command.symbols[*index].as_str());
         let rejected = rejected.iter().zip(&messages).map(|((index, fault), message)| Rejected {

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Fault;
+
 /// Faulty commands in a minute before the session is closed with 4500.
 pub(super) const BAD_MESSAGES_MAX: u32 = 10;
 
@@ -22,6 +26,8 @@ pub struct SessionConfig {
     pub subscriptions_max: u32,
     /// Sessions that one subject may have at a time; a role may allow fewer.
     pub connections_max: u32,
+    /// What all sessions of one subject may do together.
+    pub principal: PrincipalLimits,
     /// Time for the first authentication before 4503.
     pub authentication_timeout: Duration,
     /// How often the hub sends a ping.
@@ -49,6 +55,7 @@ impl Default for SessionConfig {
             commands_per_second: 50,
             subscriptions_max: 10_000,
             connections_max: 100_000,
+            principal: PrincipalLimits::default(),
             authentication_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(45),
@@ -62,36 +69,41 @@ impl Default for SessionConfig {
     }
 }
 
-/// Commands within a rate: a bucket that holds a second's worth.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
-    per_second: u32,
-    /// Billionths of a command.
-    level: u64,
-    at: u64,
+/// Least bytes a second that can be set: a longest read takes as many at once.
+const BYTES_PER_SECOND_MIN: u32 = 64 * 1024;
+/// Most that any of the numbers can be.
+const MOST: u32 = 1_000_000_000;
+
+/// What all sessions of one subject may do together, beside what each may; the section
+/// `limits.per_principal`. High by default: a service's token may be that of many people.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrincipalLimits {
+    /// Commands a second, with a second's worth at once; those over many instruments count more.
+    pub commands_per_second: u32,
+    /// Entries at the same time.
+    pub subscriptions: u32,
+    /// Bytes a second, with a second's worth at once.
+    pub bytes_per_second: u32,
 }
 
-impl Bucket {
-    pub(super) const fn new(per_second: u32, now: u64) -> Self {
-        Self { per_second, level: per_second as u64 * 1_000_000_000, at: now }
+impl Default for PrincipalLimits {
+    fn default() -> Self {
+        Self { commands_per_second: 20_000, subscriptions: 5_000_000, bytes_per_second: 64 * 1024 * 1024 }
     }
+}
 
-    pub(super) fn set_rate(&mut self, per_second: u32) {
-        self.per_second = per_second;
-        self.level = self.level.min(u64::from(per_second) * 1_000_000_000);
-    }
-
-    /// Takes one command out, if there is one.
-    pub(super) fn take(&mut self, now: u64) -> bool {
-        let full = u64::from(self.per_second) * 1_000_000_000;
-        let gained = now.saturating_sub(self.at).saturating_mul(u64::from(self.per_second));
-        self.level = self.level.saturating_add(gained).min(full);
-        self.at = now;
-        if self.level < 1_000_000_000 {
-            return false;
-        }
-        self.level -= 1_000_000_000;
-        true
+impl PrincipalLimits {
+    /// What is wrong with it; `path` is where it stands.
+    pub fn check(&self, path: &str, faults: &mut Vec<Fault>) {
+        let mut within = |key: &str, value: u32, least: u32| {
+            if !(least..=MOST).contains(&value) {
+                faults.push(Fault::new(format!("{path}.{key}"), value, format!("must be from {least} to {MOST}")));
+            }
+        };
+        within("commands_per_second", self.commands_per_second, 1);
+        within("subscriptions", self.subscriptions, 1);
+        within("bytes_per_second", self.bytes_per_second, BYTES_PER_SECOND_MIN);
     }
 }
 
@@ -116,14 +128,6 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bucket_gives_a_seconds_worth_at_once_and_then_the_rate() {
-        let mut bucket = Bucket::new(5, 0);
-        assert_eq!((0..10).filter(|_| bucket.take(0)).count(), 5);
-        assert_eq!((0..10).filter(|_| bucket.take(200_000_000)).count(), 1);
-        assert_eq!((0..20).filter(|_| bucket.take(100_000_000_000)).count(), 5);
-    }
 
     #[test]
     fn faults_are_forgotten_after_a_minute() {

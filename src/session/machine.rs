@@ -7,10 +7,11 @@ use secrecy::SecretString;
 
 use super::admission::Admission;
 use super::commands::Meters;
-use super::limits::{BAD_MESSAGES_MAX, Bucket, Faults, RATE_LIMITED_MAX, SessionConfig};
+use super::limits::{BAD_MESSAGES_MAX, Faults, SessionConfig};
 use crate::auth::{AuthError, Grant, Principal};
 use crate::fanout::{Bounds, Fanout, SessionId};
 use crate::model::UnixNanos;
+use crate::rate::Bucket;
 use crate::time::duration_ns;
 use crate::wire::answer::{self, Welcome, WelcomeLimits};
 use crate::wire::command::{self, Command, CommandId, CommandLimits, Request};
@@ -65,13 +66,13 @@ pub enum Outcome {
 
 /// Where a session is on its way in.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// No credential yet.
     Waiting,
     /// One is being judged.
     Checking { id: Option<CommandId> },
     /// In. `checking` while a renewal is being judged.
-    In { principal: Arc<Principal>, _admission: Option<Admission>, checking: Option<Option<CommandId>> },
+    In { principal: Arc<Principal>, admission: Option<Admission>, checking: Option<Option<CommandId>> },
 }
 
 /// One subscriber's session.
@@ -81,12 +82,13 @@ pub struct Session {
     pub(super) id: SessionId,
     pub(super) config: Arc<SessionConfig>,
     pub(super) meters: Arc<Meters>,
-    state: State,
+    pub(super) state: State,
     /// Subscriptions of the URL, kept until a credential is good.
     url: Vec<command::Subscribe>,
-    bucket: Bucket,
+    pub(super) commands: Bucket,
+    pub(super) commands_per_second: u32,
     bad: Faults,
-    limited: Faults,
+    pub(super) limited: Faults,
     /// How long its socket may take nothing, in ns.
     write_stall: u64,
     seen: u64,
@@ -113,7 +115,8 @@ impl Session {
         let mut session = Self {
             name: name.into(),
             id,
-            bucket: Bucket::new(config.commands_per_second, now.mono),
+            commands: Bucket::default(),
+            commands_per_second: config.commands_per_second,
             meters,
             state: State::Waiting,
             url,
@@ -177,14 +180,13 @@ impl Session {
         if self.closed.is_some() {
             return None;
         }
-        if !self.bucket.take(now.mono) {
+        if let Err(by) = self.take_command(now.mono) {
+            self.meters.limited(by);
             self.meters.error(ErrorCode::RateLimited);
             // A message is answered without being read: its id is not known.
             let message = "more commands than this session may send; slow down";
             fanout.answer(self.id, answer::error(None, ErrorCode::RateLimited, message));
-            if self.limited.add(now.mono) >= RATE_LIMITED_MAX {
-                self.end_flushed(fanout, CloseCode::RateLimited, "too many commands", now);
-            }
+            self.count_limited(fanout, now);
             return None;
         }
         match command::parse(text.as_bytes(), &CommandLimits::default()) {
@@ -230,6 +232,7 @@ impl Session {
             Command::Unsubscribe(unsubscribe) => self.unsubscribe(fanout, id.as_ref(), &unsubscribe),
             Command::Auth { .. } => {}
         }
+        self.charge(fanout.take_looks(), now.mono);
         None
     }
 
@@ -273,13 +276,15 @@ impl Session {
                     Outcome::Refused(error.as_str())
                 }
             },
-            State::In { principal, _admission, checking } => {
+            State::In { principal, admission, checking } => {
                 let id = checking.flatten();
                 let (principal, outcome) = match self.renew(fanout, &principal, verdict, id.as_ref(), now) {
                     Ok((renewed, withdrawn)) => (renewed, Outcome::Renewed { withdrawn }),
                     Err(reason) => (principal, Outcome::NotRenewed(reason)),
                 };
-                self.state = State::In { principal, _admission, checking: None };
+                self.state = State::In { principal, admission, checking: None };
+                self.settle(fanout);
+                self.charge(fanout.take_looks(), now.mono);
                 outcome
             }
         }
@@ -303,7 +308,7 @@ impl Session {
         self.set_expiry(principal.expires, now);
         self.set_patience(fanout, grant);
         let commands_per_second = grant.commands_per_second().min(self.config.commands_per_second);
-        self.bucket.set_rate(commands_per_second);
+        self.commands_per_second = commands_per_second;
         if let Some(id) = answered {
             fanout.answer(self.id, answer::ok(id, principal.expires));
         }
@@ -322,10 +327,11 @@ impl Session {
         };
         fanout.answer(self.id, welcome.frame());
         let grant = Arc::clone(&principal.grant);
-        self.state = State::In { principal, _admission: admission, checking: None };
+        self.state = State::In { principal, admission, checking: None };
         for subscribe in std::mem::take(&mut self.url) {
             self.subscribe(fanout, &grant, None, &subscribe, now);
         }
+        self.charge(fanout.take_looks(), now.mono);
         Outcome::Entered
     }
 
@@ -374,7 +380,11 @@ impl Session {
         }
         let State::In { principal, .. } = &mut self.state else { return 0 };
         let held = std::mem::replace(principal, Arc::clone(&next));
-        self.succeed(fanout, &held.grant, &next, None, now)
+        let withdrawn = self.succeed(fanout, &held.grant, &next, None, now);
+        self.settle(fanout);
+        // It did not ask for this.
+        fanout.take_looks();
+        withdrawn
     }
 
     /// What another principal brings with it; how many streams it takes away.
@@ -387,7 +397,7 @@ impl Session {
         now: Now,
     ) -> usize {
         self.set_expiry(next.expires, now);
-        self.bucket.set_rate(next.grant.commands_per_second().min(self.config.commands_per_second));
+        self.commands_per_second = next.grant.commands_per_second().min(self.config.commands_per_second);
         // Under the old grant, whose it is: behind the answer nothing of it may come.
         fanout.learn_new_feeds();
         if let Some(answer) = answer {
@@ -436,6 +446,9 @@ impl Session {
     /// A ping of the client's: answered before anything that waits.
     pub fn on_ping(&mut self, fanout: &mut Fanout, payload: &[u8], now: Now) {
         self.seen = now.mono;
+        if self.closed.is_some() || !self.take_ping(fanout, now) {
+            return;
+        }
         // Only the newest needs an answer (RFC 6455, 5.5.3): a flood does not pile up.
         if fanout.takes_commands(self.id) {
             fanout.control(self.id, pong_frame(payload));

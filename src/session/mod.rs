@@ -4,8 +4,9 @@ mod admission;
 mod commands;
 mod limits;
 mod machine;
+mod rates;
 
 pub use admission::{Admission, Admissions};
 pub use commands::Meters;
-pub use limits::SessionConfig;
+pub use limits::{PrincipalLimits, SessionConfig};
 pub use machine::{Now, Outcome, Session, Verdict, Verify};

@@ -232,7 +232,7 @@ impl State {
             state,
             transport: "websocket",
             format: look.format,
-            remote: self.sockets.remote(id),
+            remote: Some(live.remote.client()),
             since: live.since,
             subscriptions: look.entries,
             events: look.events,

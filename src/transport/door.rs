@@ -8,8 +8,10 @@ use arc_swap::ArcSwap;
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::gate::{Presence, Turned};
 use super::handover::{Entry, Handover, Place, Places, Verifier};
 use super::orders::OrderNumber;
+use super::remote::Remote;
 use super::stream::Leaving;
 use super::websocket::{Credential, HeaderKind, Offer};
 use super::worlds::Worlds;
@@ -57,6 +59,8 @@ pub enum Refused {
     Unauthenticated(AuthError),
     /// 503: the hub has no room for another session.
     Full,
+    /// 429 or 503: there is no room for another one of its address that has no credential.
+    Turned(Turned),
 }
 
 /// The way in. Shared by everything on the control side.
@@ -83,6 +87,7 @@ pub struct Admitted {
     url: Vec<Subscribe>,
     place: Place,
     origin: Origin,
+    presence: Arc<Presence>,
 }
 
 impl Door {
@@ -122,11 +127,12 @@ impl Door {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Judges a handshake's credential and what its URL subscribes to; it came from `origin`.
+    /// Judges a handshake's credential and what its URL subscribes to; it came from `origin`, and
+    /// `presence` is the connection's among those of its address.
     ///
     /// # Errors
     /// [`Refused`] is to be answered before the upgrade.
-    pub fn judge(&self, offer: &Offer, origin: Origin) -> Result<Admitted, Refused> {
+    pub fn judge(&self, offer: &Offer, origin: Origin, presence: Arc<Presence>) -> Result<Admitted, Refused> {
         let url = match &offer.subscription {
             Some(subscription) => url_subscriptions(&subscription.channels, &subscription.symbols)?,
             None => Vec::new(),
@@ -151,7 +157,12 @@ impl Door {
             }
         };
         let entry = match verdict {
-            None => Entry::Open(Place::take(&self.strangers, terms.strangers_max).ok_or_else(|| self.full(&origin))?),
+            None => {
+                let pending = presence.pending().map_err(Refused::Turned);
+                let pending = pending.inspect_err(|refused| self.record_refused(refused, &origin))?;
+                let place = self.stranger(&presence, terms.strangers_max);
+                Entry::Open(place.inspect_err(|refused| self.record_refused(refused, &origin))?, pending)
+            }
             Some(Ok(principal)) => self.admit(principal, &terms, &origin),
             Some(Err(error)) => {
                 self.meters.refused(error);
@@ -163,13 +174,24 @@ impl Door {
                 Entry::Refused(CloseCode::Unauthenticated, error.to_string())
             }
         };
-        let place = Place::take(&self.sessions, terms.sessions_max).ok_or_else(|| self.full(&origin))?;
-        Ok(Admitted { entry, judged, format: offer.format(), url, place, origin })
+        let place = Place::take(&self.sessions, terms.sessions_max).ok_or(Refused::Full);
+        let place = place.inspect_err(|refused| self.record_refused(refused, &origin))?;
+        Ok(Admitted { entry, judged, format: offer.format(), url, place, origin, presence })
     }
 
-    fn full(&self, origin: &Origin) -> Refused {
-        self.audit.record(|| refusal(CloseCode::Overloaded.as_str(), 503, origin));
-        Refused::Full
+    /// A place among those without a credential.
+    fn stranger(&self, presence: &Presence, most: usize) -> Result<Place, Refused> {
+        let share = presence.share_of(most);
+        let refused = if share < most { Refused::Turned(Turned::Reserved) } else { Refused::Full };
+        Place::take(&self.strangers, share).ok_or(refused)
+    }
+
+    fn record_refused(&self, refused: &Refused, origin: &Origin) {
+        let (reason, code) = match refused {
+            Refused::Turned(turned) => (turned.reason(), if turned.is_own() { 429 } else { 503 }),
+            _ => (CloseCode::Overloaded.as_str(), 503),
+        };
+        self.audit.record(|| refusal(reason, code, origin));
     }
 
     fn admit(&self, principal: Principal, terms: &Terms, origin: &Origin) -> Entry {
@@ -191,16 +213,16 @@ impl Door {
     /// Hands an upgraded socket to the worker with the fewest sessions, in the world that it
     /// belongs to or, as long as that is not known, the live one; waits where its queue of
     /// handshakes is full.
-    pub async fn hand_over(&self, admitted: Admitted, connection: Leaving, name: String) {
+    pub async fn hand_over(&self, admitted: Admitted, connection: Leaving, (name, remote): (String, Remote)) {
         let delay = match &admitted.entry {
             Entry::Good(principal, _) => principal.grant.delay(),
             _ => Duration::ZERO,
         };
         let Some(worker) = self.workers.least(delay) else { return };
         let Some(at_worker) = Place::take(&worker.sessions, usize::MAX) else { return };
-        let Admitted { entry, judged, format, url, place, origin } = admitted;
+        let Admitted { entry, judged, format, url, place, origin, presence } = admitted;
         let places: Places = (place, at_worker);
-        let handover = Handover { connection, name, origin, format, entry, judged, url, places };
+        let handover = Handover { connection, name, origin, remote, presence, format, entry, judged, url, places };
         // A worker that is gone drops the socket: the hub is stopping.
         let _ = worker.handovers.send(handover).await;
     }

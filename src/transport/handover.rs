@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::gate::{Pending, Presence};
+use super::remote::Remote;
 use super::stream::Leaving;
 use crate::audit::Origin;
 use crate::auth::Principal;
@@ -16,8 +18,9 @@ use crate::wire::{CloseCode, Format};
 pub enum Entry {
     /// A good credential, with a place among its subject's sessions.
     Good(Arc<Principal>, Admission),
-    /// None: it may come in band. The place is among those who have not shown one yet.
-    Open(Place),
+    /// None: it may come in band. The places are among those who have not shown one yet, all of them
+    /// and those of its address.
+    Open(Place, Pending),
     /// To be told in band that it may not: its script cannot see an HTTP status.
     Refused(CloseCode, String),
     /// A session that began on another worker, and belongs to one of this one's world.
@@ -41,6 +44,10 @@ pub struct Handover {
     pub name: String,
     /// Where it comes from.
     pub origin: Origin,
+    /// Who is at the other end.
+    pub remote: Remote,
+    /// Its connection among those of its address.
+    pub presence: Arc<Presence>,
     /// What its events come in.
     pub format: Format,
     /// Its right to be here.

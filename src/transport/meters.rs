@@ -25,6 +25,7 @@ pub struct WorkerMeters {
     shed_bytes: Counter,
     requests_full: Counter,
     unfit: Counter,
+    looks: Counter,
     sessions: Gauge,
     entries: Gauge,
     streams: Gauge,
@@ -64,6 +65,7 @@ impl WorkerMeters {
             shed_bytes: registry.counter(metrics::OUTBOX_SHED_BYTES, &[]),
             requests_full: registry.counter(metrics::FEED_REQUESTS_FULL, &[]),
             unfit: registry.counter(metrics::BINARY_UNFIT, &[]),
+            looks: registry.counter(metrics::PATTERN_LOOKS, &[]),
             sessions: registry.gauge(metrics::SESSIONS, &[("transport", transport), ("worker", &worker)]),
             entries: registry.gauge(metrics::SUBSCRIPTIONS, &at),
             streams: registry.gauge(metrics::STREAMS, &at),
@@ -104,6 +106,7 @@ impl WorkerMeters {
         self.shed_bytes.increment(counts.shed_bytes);
         self.requests_full.increment(counts.requests_full);
         self.unfit.increment(counts.unfit);
+        self.looks.increment(counts.looks);
     }
 
     pub(super) fn hold(&self, holdings: &Holdings) {

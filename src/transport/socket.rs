@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -84,11 +84,6 @@ impl Socket {
         match &self.carrier {
             Carrier::Plain(stream) | Carrier::Tls(stream, _) => stream,
         }
-    }
-
-    /// Who is at the other end.
-    pub(super) fn peer_addr(&self) -> Option<SocketAddr> {
-        self.stream().peer_addr().ok()
     }
 
     /// Waits until there is something to read.

@@ -49,6 +49,14 @@ struct House {
     parts: Option<WorkerParts>,
 }
 
+fn remote() -> Remote {
+    Remote::direct(([127, 0, 0, 1], 1).into())
+}
+
+fn presence() -> Arc<Presence> {
+    Arc::new(Gate::open(&Registry::new()).enter(&remote(), 0).expect("open to all"))
+}
+
 fn authenticator(more: &str) -> Authenticator {
     let config: AuthConfig = toml::from_str(&format!("{AUTH}{more}")).expect("a section");
     Authenticator::new(&config, None).expect("no faults")
@@ -120,7 +128,7 @@ impl House {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let offer = websocket::judge_handshake(&request.body(()).expect("a request")).expect("well formed");
-        self.door.judge(&offer, Origin::default()).expect("let in")
+        self.door.judge(&offer, Origin::default(), presence()).expect("let in")
     }
 
     /// Hands a judged session over; the client's end of it.
@@ -128,7 +136,7 @@ impl House {
         let (ours, theirs) = pair();
         ours.set_nonblocking(true).expect("a socket");
         let connection = Leaving { socket: ours, channel: None, early: Bytes::new() };
-        self.door.hand_over(admitted, connection, "a".repeat(32)).await;
+        self.door.hand_over(admitted, connection, ("a".repeat(32), remote())).await;
         Client(theirs)
     }
 
@@ -313,6 +321,8 @@ async fn crowd(sessions: usize) -> Rc<Worker> {
         let opening = websocket::Opening {
             name: format!("{index:032x}"),
             origin: Origin::default(),
+            remote: remote(),
+            presence: presence(),
             format: Format::Json,
             credential: Some((Arc::new(principal.clone()), admission)),
             refused: None,

@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +15,12 @@ use tokio::sync::mpsc;
 use super::audited::Trace;
 use super::desk::Desk;
 use super::door::SharedTerms;
+use super::gate::{Pending, Presence};
 use super::handover::{Handover, Place, Places, Verifier};
 use super::meters::WorkerMeters;
 use super::orders::{Order, OrderBook, OrderNumber};
 use super::rejudge::Rejudge;
+use super::remote::Remote;
 use super::shedding::Shedding;
 use super::socket::{self, Socket};
 use super::table::Table;
@@ -97,10 +98,21 @@ pub(super) struct Live {
     pub(super) judged: u64,
     pub(super) since: UnixNanos,
     /// Its place among those who have not shown a credential yet.
-    pub(super) stranger: Option<Place>,
+    pub(super) stranger: Option<(Place, Pending)>,
+    /// Who is at the other end.
+    pub(super) remote: Remote,
+    /// Its connection among those of its address.
+    pub(super) presence: Arc<Presence>,
     /// None where auditing is off.
     pub(super) trace: Option<Box<Trace>>,
     places: Places,
+}
+
+/// Where a session came from that goes on elsewhere.
+pub(super) struct From {
+    pub(super) origin: Origin,
+    pub(super) remote: Remote,
+    pub(super) presence: Arc<Presence>,
 }
 
 /// What a worker's tasks share.
@@ -166,11 +178,6 @@ impl Sockets {
     /// Bytes that were taken, and that sockets have not.
     fn pending(&self) -> usize {
         self.table.iter().map(|socket| socket.pending()).sum()
-    }
-
-    /// Who is at the other end.
-    pub(super) fn remote(&self, session: SessionId) -> Option<SocketAddr> {
-        self.table.get(session)?.peer_addr()
     }
 
     /// Has the session's task look at it again.
@@ -270,14 +277,15 @@ impl Worker {
         }
         state.sockets.due[index] = session.due(&state.fanout);
         state.sockets.table.put(id, socket);
-        let refused = handover.refused.is_some();
-        let mut trace = Trace::new(&self.audit, handover.origin, handover.format, refused, now.mono);
+        let websocket::Opening { origin, format, stranger, remote, presence, places, refused, .. } = handover;
+        let mut trace = Trace::new(&self.audit, origin, format, refused.is_some(), now.mono);
         if let Some(trace) = &mut trace {
             trace.opened(&session);
         }
-        let (stranger, places) = (handover.stranger, handover.places);
-        state.sockets.live[index] = Some(Live { session, expired: false, judged, since, stranger, trace, places });
-        if let Some((code, reason)) = handover.refused {
+        let expired = false;
+        state.sockets.live[index] =
+            Some(Live { session, expired, judged, since, stranger, remote, presence, trace, places });
+        if let Some((code, reason)) = refused {
             state.end(id, code, &reason, now);
         } else if entered {
             state.arrived(id, judged, now);
@@ -307,20 +315,23 @@ impl Worker {
     /// Forgets a session.
     pub(super) fn close(&self, id: SessionId, reason: &'static str) {
         let state = &mut *self.state.borrow_mut();
-        if let Some(Live { session, trace: Some(mut trace), .. }) = state.forget(id) {
-            trace.ended(&session, reason, time::mono());
+        if let Some(Live { session, remote, trace, .. }) = state.forget(id) {
+            tracing::debug!(session = session.name(), %remote, reason, "session ended");
+            if let Some(mut trace) = trace {
+                trace.ended(&session, reason, time::mono());
+            }
         }
         state.meters.closed(reason);
     }
 
     /// Forgets a session that goes on elsewhere: what it is there, and its places.
-    pub(super) fn give_up(&self, id: SessionId) -> Option<(Session, Format, Origin, Places)> {
+    pub(super) fn give_up(&self, id: SessionId) -> Option<(Session, Format, From, Places)> {
         let state = &mut *self.state.borrow_mut();
         let format = state.fanout.format(id)?;
-        let Live { session, trace, places, .. } = state.forget(id)?;
+        let Live { session, trace, places, remote, presence, .. } = state.forget(id)?;
         state.meters.closed("moved");
         let origin = trace.map_or_else(Origin::default, |trace| trace.into_origin());
-        Some((session, format, origin, places))
+        Some((session, format, From { origin, remote, presence }, places))
     }
 }
 
@@ -340,6 +351,14 @@ impl State {
         if let Some(Some(live)) = self.sockets.live.get(id as usize) {
             self.sockets.due[id as usize] = live.session.due(&self.fanout);
         }
+    }
+
+    /// Counts bytes that came from a session; `false` = they are too many, and it ends.
+    pub(super) fn takes_bytes(&mut self, id: SessionId, bytes: usize) -> bool {
+        let now = now();
+        let Some(Some(live)) = self.sockets.live.get_mut(id as usize) else { return false };
+        let by_address = live.presence.sent(bytes, now.mono);
+        live.session.on_bytes(&mut self.fanout, bytes, by_address, now)
     }
 
     pub(super) fn end(&mut self, id: SessionId, code: CloseCode, reason: &str, now: Now) {

@@ -30,8 +30,13 @@ pub struct Client<S = TcpStream> {
 /// Sends an upgrade request with these extra header lines; the answer's status, headers and body
 /// so far, and the connection.
 pub async fn upgrade(address: &str, path: &str, headers: &[&str]) -> (u16, String, TcpStream, Vec<u8>) {
-    let stream = TcpStream::connect(address).await.expect("the hub listens");
-    upgrade_over(stream, address, path, headers).await
+    upgrade_on(TcpStream::connect(address).await.expect("the hub listens"), path, headers).await
+}
+
+/// The same on a connection that is there already.
+pub async fn upgrade_on(stream: TcpStream, path: &str, headers: &[&str]) -> (u16, String, TcpStream, Vec<u8>) {
+    let address = stream.peer_addr().expect("connected").to_string();
+    upgrade_over(stream, &address, path, headers).await
 }
 
 /// The same over a connection that is there.
@@ -82,6 +87,11 @@ impl Client {
     pub async fn open(address: &str, path: &str, headers: &[&str]) -> Self {
         let (status, head, stream, buffer) = upgrade(address, path, headers).await;
         assert_eq!(status, 101, "{head}");
+        Self { stream, buffer }
+    }
+
+    /// The client of an upgrade that was answered with 101, and what came behind that.
+    pub fn of(stream: TcpStream, buffer: Vec<u8>) -> Self {
         Self { stream, buffer }
     }
 

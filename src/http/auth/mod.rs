@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
-use super::{Peer, Problem, origin_of};
+use super::{Problem, origin_of};
 use crate::audit::{Audit, Event, Origin, Record, Who};
 use crate::auth::{
     AuthError, Authority, Deed, Denied, Done, FamilyId, Fresh, Issue, KeyTerms, Presented, Principal, SignError,
@@ -26,6 +26,7 @@ use crate::metrics::{self, Registry};
 use crate::model::UnixNanos;
 use crate::state::{StateError, StateStore};
 use crate::time::{duration_ns, mono, rfc3339, wall};
+use crate::transport::Remote;
 use crate::transport::websocket::{HeaderKind, header_credential};
 use crate::wire::ErrorCode;
 
@@ -201,8 +202,8 @@ fn answer(api: &TokenApi, operation: &'static str, origin: &Origin, outcome: Res
 
 /// Before anything is read or judged.
 fn limited_by_address(api: &TokenApi, request: &Request) -> Result<(), Refused> {
-    let Some(Peer(address)) = request.extensions().get::<Peer>() else { return Ok(()) };
-    api.limits.take_address(address.ip(), mono()).map_err(Refused::limited)
+    let Some(remote) = request.extensions().get::<Remote>() else { return Ok(()) };
+    api.limits.take_address(remote.client().ip(), mono()).map_err(Refused::limited)
 }
 
 /// `POST /auth/token`: the key comes in its header, or else in the body.

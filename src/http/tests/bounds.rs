@@ -2,10 +2,9 @@
 
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, UPGRADE};
-use hyper_util::rt::TokioIo;
 
 use super::*;
-use crate::transport::Stream;
+use crate::transport::Remote;
 
 fn limits() -> ServeLimits {
     ServeLimits { connections_max: 2, header_bytes_max: 8192, headers_max: 8, ..ServeLimits::default() }
@@ -18,12 +17,18 @@ async fn a_header_that_is_too_large_or_has_too_many_lines_is_refused() {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert_eq!(hub.ask(PATH_OPENAPI, &lines).await.status, 200, "with Host these are eight");
     assert_eq!(hub.ask(PATH_OPENAPI, &[&lines[..], &["X-Y: z"]].concat()).await.status, 431);
+    let answer = hub.ask(PATH_OPENAPI, &[&lines[..], &["X-Y: z"]].concat()).await;
+    answer.error(431, "header_too_large");
+    assert_eq!(answer.header("content-security-policy"), Some("default-src 'none'; frame-ancestors 'none'"));
     assert_eq!(hub.ask(PATH_OPENAPI, &[&format!("X: {}", "y".repeat(7000))]).await.status, 200);
     assert_eq!(hub.ask(PATH_OPENAPI, &[&format!("X: {}", "y".repeat(9000))]).await.status, 431);
     let mut client = hub.connect().await;
     client.write("no HTTP at all\r\n\r\n").await;
-    assert_eq!(client.answer().await.expect("an answer").status, 400);
+    client.answer().await.expect("an answer").error(400, "bad_request");
+    assert!(client.answer().await.is_none(), "and the connection ends");
     assert_eq!(hub.ask(PATH_OPENAPI, &[]).await.status, 200, "no other connection notices");
+    assert!(hub.metric("tickhub_http_refusals_total{listener=\"public\",reason=\"header_too_large\"} 3"));
+    assert!(hub.metric("tickhub_http_refusals_total{listener=\"public\",reason=\"malformed\"} 1"));
 }
 
 #[tokio::test]
@@ -114,12 +119,11 @@ async fn the_stop_waits_no_longer_than_the_grace() {
 
 /// Accepts any upgrade, and gives the naked socket to a task that says who asked.
 async fn upgrade(mut request: Request) -> Response {
-    let Peer(peer) = *request.extensions().get::<Peer>().expect("of the listener");
+    let remote = *request.extensions().get::<Remote>().expect("of the listener");
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let parts = upgraded.await.expect("upgraded").downcast::<TokioIo<Stream>>().expect("of the listener");
-        let mut stream = parts.io.into_inner();
-        stream.write_all(format!("{} {peer}", parts.read_buf.len()).as_bytes()).await.expect("connected");
+        let (mut stream, early) = socket_of(upgraded.await.expect("upgraded")).expect("of the listener");
+        stream.write_all(format!("{} {remote}", early.len()).as_bytes()).await.expect("connected");
         stream.read_u8().await
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "test")]).into_response()

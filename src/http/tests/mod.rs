@@ -26,6 +26,7 @@ use crate::settings::Span;
 use crate::shutdown::{Stopper, stop_signal};
 use crate::store::Writer;
 use crate::time::wall;
+use crate::transport::Gate;
 
 /// Far beyond what any step takes, so that a test that would hang fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,10 +102,15 @@ impl Hub {
     }
 
     async fn serving(api: Arc<Api>, key: String, router: Router, limits: ServeLimits) -> Self {
+        let gate = Gate::open(&api.registry);
+        Self::behind(gate, api, key, router, limits).await
+    }
+
+    async fn behind(gate: Arc<Gate>, api: Arc<Api>, key: String, router: Router, limits: ServeLimits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         let (stopper, stop) = stop_signal();
-        let serving = tokio::spawn(serve(listener, router, limits, "public", Arc::clone(&api.registry), stop));
+        let serving = tokio::spawn(serve(listener, router, limits, gate, "public", Arc::clone(&api.registry), stop));
         Self { api, address, key, stopper: Some(stopper), serving }
     }
 

@@ -7,7 +7,7 @@ use super::serve::Peer;
 use crate::session::Verdict;
 use crate::transport::handover::{Entry, Handover, Moved, Place};
 use crate::transport::socket::Socket;
-use crate::transport::worker::{Worker, now};
+use crate::transport::worker::{From, Worker, now};
 use crate::wire::CloseCode;
 
 /// Whether a first credential belongs to another world than `worker`'s.
@@ -35,7 +35,7 @@ pub(super) async fn hand_on(
         state.write(peer.id, now().mono);
         return Some(socket);
     };
-    let (session, format, origin, (place, _)) = worker.give_up(peer.id)?;
+    let (session, format, From { origin, remote, presence }, (place, _)) = worker.give_up(peer.id)?;
     // The worker has forgotten it: nothing else holds it.
     // The reader holds nothing: a credential is a whole message, and nothing behind it was read.
     let early = std::mem::take(&mut peer.held).into();
@@ -44,6 +44,8 @@ pub(super) async fn hand_on(
         connection,
         name: session.name().to_owned(),
         origin,
+        remote,
+        presence,
         format,
         entry: Entry::Moved(Box::new(Moved { session, verdict })),
         judged,

@@ -13,6 +13,7 @@ use crate::session::{Admission, Session, Verdict, Verify};
 use crate::transport::handover::{Entry, Handover, Place, Places};
 use crate::transport::socket::{self, Socket};
 use crate::transport::worker::{State, Worker, now};
+use crate::transport::{Pending, Presence, Remote};
 use crate::wire::command::Subscribe;
 use crate::wire::{CloseCode, Format};
 
@@ -20,12 +21,14 @@ use crate::wire::{CloseCode, Format};
 pub(in crate::transport) struct Opening {
     pub(in crate::transport) name: String,
     pub(in crate::transport) origin: Origin,
+    pub(in crate::transport) remote: Remote,
+    pub(in crate::transport) presence: Arc<Presence>,
     pub(in crate::transport) format: Format,
     pub(in crate::transport) credential: Option<(Arc<Principal>, Admission)>,
     pub(in crate::transport) refused: Option<(CloseCode, String)>,
     pub(in crate::transport) judged: u64,
     /// Given back once a credential is good.
-    pub(in crate::transport) stranger: Option<Place>,
+    pub(in crate::transport) stranger: Option<(Place, Pending)>,
     pub(in crate::transport) url: Vec<Subscribe>,
     /// A session that another worker began, and its credential's judgement.
     pub(in crate::transport) moved: Option<(Session, Verdict)>,
@@ -45,7 +48,7 @@ enum Read {
 /// Opens a session for a finished handshake. The future serves it to its end: it is what an idle
 /// session costs most of, so nothing of the handshake stays in it.
 pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Option<impl Future<Output = ()> + use<>> {
-    let Handover { connection, name, origin, format, entry, judged, url, places } = handover;
+    let Handover { connection, name, origin, remote, presence, format, entry, judged, url, places } = handover;
     let (socket, held) = Socket::new(connection).ok()?;
     let socket = Rc::new(socket);
     let (mut credential, mut refused, mut stranger, mut moved) = (None, None, None, None);
@@ -55,13 +58,14 @@ pub(in crate::transport) fn open(worker: &Rc<Worker>, handover: Handover) -> Opt
             refused = Some((CloseCode::Revoked, CloseCode::Revoked.as_str().to_owned()));
         }
         Entry::Good(principal, admission) => credential = Some((principal, admission)),
-        Entry::Open(place) => stranger = Some(place),
+        Entry::Open(place, pending) => stranger = Some((place, pending)),
         Entry::Refused(code, reason) => refused = Some((code, reason)),
         Entry::Moved(from) => moved = Some((from.session, from.verdict)),
     }
     let config = Arc::clone(&worker.terms.load().session);
     let reader = FrameReader::new(config.message_bytes_max);
-    let opening = Opening { name, origin, format, credential, refused, judged, stranger, url, moved, places };
+    let opening =
+        Opening { name, origin, remote, presence, format, credential, refused, judged, stranger, url, moved, places };
     let id = worker.open(Rc::clone(&socket), config, opening);
     let peer = Peer { reader, held, id, gone: false, elsewhere: None };
     Some(serve(Rc::clone(worker), socket, peer))
@@ -183,6 +187,10 @@ impl Peer {
         let mut buffer = std::mem::take(&mut state.read_buffer);
         let mut opened = std::mem::take(&mut state.opened);
         let read = match socket.read(&mut buffer, &mut opened) {
+            socket::Read::Bytes(bytes) if !state.takes_bytes(self.id, bytes.len()) => {
+                state.write(self.id, now().mono);
+                Read::Over
+            }
             socket::Read::Bytes(bytes) => self.process(state, bytes),
             socket::Read::Nothing => Read::Empty,
             socket::Read::End => {

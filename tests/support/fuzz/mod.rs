@@ -5,6 +5,7 @@
 mod frames;
 mod handshake;
 mod jwks;
+mod proxies;
 mod settings;
 mod tokens;
 mod venue;
@@ -20,6 +21,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("frames", frames::frames),
     ("commands", commands),
     ("handshake", handshake::handshake),
+    ("proxies", proxies::proxies),
     ("venue", venue::venue),
     ("rows", venue::rows),
     ("tokens", tokens::tokens),
