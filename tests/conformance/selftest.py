@@ -119,8 +119,8 @@ async def everything(only, jobs):
     found = await asyncio.gather(*(case(*one, gate) for one in chosen))
     missed = [one for one, good in zip(chosen, found) if not good]
     for again in range(AGAIN):
-        # What is met by chance may not be met on a busy machine. A clean hub must pass at once.
-        if missed and all(name for name, _, _ in missed):
+        # What is met by chance may not be met on a busy machine, and what a flood is for may come too slowly.
+        if missed:
             print(f"once more by itself ({again + 1} of {AGAIN})")
             missed = [one for one in missed if not await case(*one, asyncio.Semaphore(1))]
     print(f"{len(chosen) - len(missed)} of {len(chosen)} as expected")
